@@ -1,0 +1,1 @@
+"""Study files that `hybrid run NAME` finds by name."""
