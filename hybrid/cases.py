@@ -433,7 +433,7 @@ def load_pair(case: Case, name: str = UNNAMED) -> tuple[Any, Any, Any]:
     InputError
         When the case has no such image or no mask for it, or a file cannot be used.
     """
-    from .images import align_mask, read_image, read_mask
+    from .images import align_mask, nonfinite_voxels, read_image, read_mask, to_array
 
     if name not in case.images:
         error: HybridError = unknown_name("image", name, case.images, case_id=case.case_id)
@@ -448,4 +448,12 @@ def load_pair(case: Case, name: str = UNNAMED) -> tuple[Any, Any, Any]:
     image = read_image(case.images[name], case_id=case.case_id)
     mask = read_mask(case.masks[name], case_id=case.case_id)
     aligned, report = align_mask(image, mask, case_id=case.case_id, path=case.masks[name])
+    broken = nonfinite_voxels(case.images[name], image)
+    if broken is not None and (broken & (to_array(aligned) > 0)).any():
+        raise InputError(
+            f"{(broken & (to_array(aligned) > 0)).sum()} voxels inside the mask are NaN or infinite.",
+            advice="Replace them before use.",
+            case_id=case.case_id,
+            path=case.images[name],
+        )
     return image, aligned, report

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from tqdm.auto import tqdm
 
 from .errors import InputError
-from .images import compare_geometry, labels_in, read_image, read_mask, to_array
+from .images import compare_geometry, labels_in, nonfinite_voxels, read_image, read_mask, to_array
 
 if TYPE_CHECKING:
     from .cases import Case
@@ -82,7 +82,7 @@ def check_scan(case: Case, name: str) -> tuple[list[Problem], str | None]:
     content = hashlib.sha256(repr(values.shape).encode() + np.ascontiguousarray(values).tobytes()).hexdigest()
     problems = [
         Problem(case.case_id, severity, f"{label}{text} [{path.name}]", advice)
-        for severity, text, advice in _voxel_problems(values)
+        for severity, text, advice in _voxel_problems(values, nonfinite_voxels(path, image))
     ]
     if name not in case.masks:
         return problems, content
@@ -103,11 +103,9 @@ def _from_error(case: Case, error: InputError, label: str) -> Problem:
     return Problem(case.case_id, ERROR, f"{label}{error.message}{place}", error.advice)
 
 
-def _voxel_problems(values: np.ndarray) -> Iterator[tuple[str, str, str]]:
-    if np.issubdtype(values.dtype, np.floating):
-        broken = int(values.size - np.isfinite(values).sum())
-        if broken:
-            yield ERROR, f"{broken} voxels are NaN or infinite.", "Replace them before use; they are often padding."
+def _voxel_problems(values: np.ndarray, broken: np.ndarray | None) -> Iterator[tuple[str, str, str]]:
+    if broken is not None:
+        yield ERROR, f"{broken.sum()} voxels are NaN or infinite.", "Replace them before use; they are often padding."
     if values.size and values.min() == values.max():
         yield ERROR, "All voxels have the same value.", "Export the image again."
 

@@ -7,12 +7,15 @@ This module is the only place that swaps the two.
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
@@ -31,6 +34,9 @@ DIRECTION_TOLERANCE: Final = 1e-4
 
 MIN_OVERLAP: Final = 0.999
 """Share of mask voxels that must lie inside the image for a mask on another grid to be resampled."""
+
+_LONGEST_NIFTI_HEADER: Final = 2**20
+"""Bytes that a NIfTI header with its extensions may take in front of the voxels."""
 
 Verdict = Literal["equal", "resample", "refuse"]
 
@@ -70,7 +76,56 @@ def read_image(path: str | Path, *, case_id: str | None = None) -> sitk.Image:
             case_id=case_id,
             path=path,
         ) from error
+    _refuse_truncated(path, image, case_id)
     return _require_scalar_3d(image, case_id, path)
+
+
+def _refuse_truncated(path: Path, image: sitk.Image, case_id: str | None) -> None:
+    """Raise for a compressed file that ends early; the NIfTI reader fills what is missing without a word."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return
+    with path.open("rb") as stream:
+        stream.seek(-4, 2)
+        stored = int.from_bytes(stream.read(4), "little")
+    voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel() * image.GetSizeOfPixelComponent()
+    if 0 <= (stored - voxels) % 2**32 <= _LONGEST_NIFTI_HEADER:
+        return
+    # The trailer does not fit: either the file is cut off, or it has several gzip members. Only reading tells.
+    try:
+        with gzip.open(path) as stream:
+            while stream.read(1 << 24):
+                pass
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(
+            "The file is cut off or damaged.", advice="Copy or export it again.", case_id=case_id, path=path
+        ) from error
+
+
+def nonfinite_voxels(path: str | Path, image: sitk.Image) -> np.ndarray | None:
+    """Where the stored image holds NaN or infinity.
+
+    The NIfTI reader of SimpleITK replaces such voxels by 0 without a word, so that they must be looked for in the
+    file itself.
+
+    Parameters
+    ----------
+    path : path-like
+        File that ``image`` was read from.
+    image : SimpleITK.Image
+        As returned by :func:`read_image`.
+
+    Returns
+    -------
+    ndarray of bool, shape (z, y, x), or None
+        None when every voxel is finite.
+    """
+    if not np.issubdtype(to_array(image[:1, :1, :1]).dtype, np.floating):
+        return None
+    values = to_array(image)
+    if Path(path).name.lower().endswith((".nii", ".nii.gz")):
+        values = np.asarray(nib.load(path).dataobj).reshape(image.GetSize()).transpose()
+    broken = ~np.isfinite(values)
+    return broken if broken.any() else None
 
 
 def _require_scalar_3d(image: sitk.Image, case_id: str | None, path: Path) -> sitk.Image:

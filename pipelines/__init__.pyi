@@ -1,8 +1,10 @@
+from .config import StudyConfig
 from .demo import run_demo
 from .evaluate import cross_validate, fit_model, load_model, permutation_null, validate_model
 from .extract import extract_features
+from .files import read_features, read_predictions
 from .runner import Task, run_cases, run_tasks
-from .study import StudyConfig, run_study
+from .study import fit_study, run_study, validate_study
 
 __all__ = [
     "StudyConfig",
@@ -10,11 +12,15 @@ __all__ = [
     "cross_validate",
     "extract_features",
     "fit_model",
+    "fit_study",
     "load_model",
     "permutation_null",
+    "read_features",
+    "read_predictions",
     "run_cases",
     "run_demo",
     "run_study",
     "run_tasks",
     "validate_model",
+    "validate_study",
 ]

@@ -1,9 +1,9 @@
 """The one loop: progress, parallel work, a cache file per task, resume, and a table of failures.
 
 A *task* is a pure function of its payload with a key that digests everything that can change the result. Its result (a
-list of flat rows) is written to ``<out>/<stage>/<task_id>.json`` together with the key; another key computes it again.
-A failed task is never stored as a result: it becomes a row of ``<out>/failures.csv`` and is tried again next time.
-Because tasks are pure and seeded from their key, one core or many, one run or a resumed one give the same rows.
+list of flat rows) is written to ``<out>/cache/<stage>/<task_id>.json`` together with the key; another key computes it
+again. A failed task is never stored as a result: it becomes a row of ``<out>/failures.csv`` and is tried again next
+time. Because tasks are pure and seeded from their key, one core or many, one run or a resumed one give the same rows.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sys
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +29,8 @@ from hybrid.cases import Case, Cohort
 from hybrid.errors import HybridError, InputError, unknown_name
 from hybrid.provenance import code_version, digest, file_digest, seed_from
 from hybrid.tables import FAILURE_COLUMNS
+
+from .files import write_csv, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def run_tasks(
         raise unknown_name("backend", backend, BACKENDS)
     if len({task.task_id for task in tasks}) < len(tasks):
         raise InputError(f"Two tasks of stage {stage!r} have one id.", advice="Give each case its own case_id.")
-    folder = None if out is None else Path(out) / stage
+    folder = None if out is None else Path(out) / "cache" / stage
     done = {task.task_id: rows for task in tasks if (rows := _read_cache(folder, task)) is not None}
     pending = [task for task in tasks if task.task_id not in done]
     if done and progress:
@@ -270,32 +270,6 @@ def _read_cache(folder: Path | None, task: Task) -> Rows | None:
     return stored["rows"] if isinstance(stored, dict) and stored.get("key") == task.key else None
 
 
-def write_text(text: str, path: str | Path) -> Path:
-    """Write a text file (UTF-8) under a temporary name, then move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
-    return path
-
-
-def write_json(value: Any, path: str | Path) -> Path:
-    """Write JSON atomically; floats keep every digit, NaN stays NaN."""
-    return write_text(json.dumps(value, ensure_ascii=False, allow_nan=True, default=_native), path)
-
-
-def _native(value: Any) -> Any:
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"A result row may hold text and numbers only; found {type(value).__name__}.")
-
-
-def write_csv(table: pd.DataFrame, path: str | Path, *, index: bool = False) -> Path:
-    """Write a table as CSV atomically, with every digit (the shortest text that reads back as the same number)."""
-    return write_text(table.to_csv(index=index, lineterminator="\n"), path)
-
-
 def write_failures(failures: pd.DataFrame, out: str | Path, stage: str) -> None:
     """Replace the rows of one stage in ``<out>/failures.csv``; remove the file when nothing failed."""
     path = Path(out) / "failures.csv"
@@ -340,23 +314,24 @@ def run_cases(
     """
     cohort.require_unique_ids()
     common = digest([stage, dict(settings), code_version()])
-    tasks, unreadable = [], {}
-    for case in tqdm(
-        cohort, desc=f"{stage}: files", unit="case", disable=not progress or len(cohort) < 100, leave=False
-    ):
-        try:
-            tasks.append(Task(case.case_id, case_key(case, common), case))
-        except OSError:
-            # The function itself meets the missing file and explains it; such a result is never stored.
-            unreadable[case.case_id] = case
-            tasks.append(Task(case.case_id, digest([common, case.case_id, "unreadable"]), case))
+    quiet = not progress or len(cohort) < 100
+    cases = tqdm(cohort, desc=f"{stage}: files", unit="case", disable=quiet, leave=False)
+    tasks = [Task(case.case_id, case_key(case, common), case) for case in cases]
     return run_tasks(function, tasks, stage=stage, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
 
 
 def case_key(case: Case, common: str) -> str:
     """Key of a case: the content of its files, its label and ``common`` (settings and code); not its folder."""
     files = {
-        kind: {name: file_digest(path) for name, path in paths.items()}
+        kind: {name: _content(path) for name, path in paths.items()}
         for kind, paths in (("image", case.images), ("mask", case.masks))
     }
     return digest([common, case.case_id, files, case.roi_label])
+
+
+def _content(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError:
+        # The function itself meets the unreadable file and explains it; that result is never stored.
+        return "unreadable"

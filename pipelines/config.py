@@ -1,0 +1,250 @@
+"""Study files: the settings of a whole study, and where its cohort is.
+
+:class:`StudyConfig` mirrors the arguments of the public functions; a study file is its YAML form. Unknown keys are
+errors that name the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hybrid.cases import Cohort
+from hybrid.errors import InputError, unknown_name
+from hybrid.provenance import digest
+
+from .files import write_text
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CohortConfig(_Strict):
+    """Where the cohort table is and how its columns are called."""
+
+    file: str
+    """Path; relative to the study file. ``${NAME}`` is replaced by an environment variable."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our column name to the table's column name, for example ``{case_id: patient}``."""
+    image_name_column: str | None = None
+    """For a table with one row per image: the column that names the image."""
+    image_names: dict[str, str] = Field(default_factory=dict)
+    """New image names for the values of ``image_name_column``."""
+
+
+class ImageConfig(_Strict):
+    """How one image of each case is read and measured."""
+
+    handcrafted: str | dict[str, Any] | None = None
+    """Preset, PyRadiomics parameter file, or parameters."""
+    modality: Literal["ct", "mr", "pet"] | None = None
+    """Intensity normalisation of the encoder; by default the preset's name."""
+    scale: float = 1.0
+    """Factor on the stored values, for example 0.001 for SUV stored times 1000."""
+
+
+class StudyConfig(_Strict):
+    """Everything that defines a study; unknown keys are errors."""
+
+    title: str = "Handcrafted and deep features compared"
+    cohort: CohortConfig
+    images: dict[str, ImageConfig] = Field(default_factory=lambda: {"image": ImageConfig(handcrafted="ct")})
+    encoder: str | None = "bundled"
+    outcome_name: str = "outcome"
+    positive: str | int | float | bool | None = None
+    covariates: list[str] = Field(default_factory=list)
+    feature_sets: list[str] | dict[str, str | list[str]] = Field(
+        default_factory=lambda: ["handcrafted", "deep", "fused"]
+    )
+    baselines: dict[str, list[str]] = Field(default_factory=dict)
+    """Trivial feature sets by column pattern, shown beside the models and never part of the contrast."""
+    classifiers: list[str] = Field(
+        default_factory=lambda: ["logistic", "elastic_net", "rbf_svm", "random_forest", "xgboost"]
+    )
+    contrast: list[tuple[str, str]] = Field(default_factory=lambda: [("handcrafted", "deep")])
+    """The comparisons declared beforehand; the first is the headline."""
+    repeats: int = Field(default=5, ge=1)
+    folds: int = Field(default=5, ge=2)
+    inner_folds: int = Field(default=3, ge=2)
+    permutations: int = Field(default=20, ge=0)
+    bootstraps: int = Field(default=2000, ge=100)
+    calibration: Literal["sigmoid"] | None = None
+    seed: int = 0
+    simulated: bool = False
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, *, cohort_file: str | Path | None = None) -> StudyConfig:
+        """Read a study file.
+
+        Parameters
+        ----------
+        path : path-like
+            The study file.
+        cohort_file : path-like, optional
+            Cohort table in place of the one that the study file names; relative to the working folder.
+
+        Raises
+        ------
+        InputError
+            When the file is missing or not YAML, a key is unknown (the nearest valid one is named) or a value is
+            out of range.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError("The study file does not exist.", advice=_study_advice(path), path=path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"The study file is not valid YAML ({error}).", advice="Check indents.", path=path
+            ) from error
+        return cls.from_dict(values, source=path, cohort_file=cohort_file)
+
+    @classmethod
+    def from_dict(
+        cls, values: Any, *, source: str | Path | None = None, cohort_file: str | Path | None = None
+    ) -> StudyConfig:
+        """Build from plain values; ``cohort`` may be the path alone. See :meth:`from_yaml` for errors."""
+        if not isinstance(values, dict):
+            raise InputError("A study file must hold 'key: value' lines.", advice="See studies/demo.yaml.", path=source)
+        values = dict(values)
+        if isinstance(values.get("cohort"), str):
+            values["cohort"] = {"file": values["cohort"]}
+        try:
+            config = cls.model_validate(values)
+        except ValidationError as error:
+            raise _explain(error, source) from error
+        folder = Path(source).parent if source is not None else Path()
+        file = Path(cohort_file) if cohort_file is not None else _located(config.cohort.file, folder, source)
+        return config.model_copy(update={"cohort": config.cohort.model_copy(update={"file": str(file)})})
+
+    def to_yaml(self, path: str | Path) -> Path:
+        """Write every setting, defaults included."""
+        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return write_text(text, path)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all settings but the title and the cohort's folder."""
+        values = self.model_dump(mode="json", exclude={"title"})
+        values["cohort"]["file"] = Path(values["cohort"]["file"]).name
+        return digest(values)
+
+
+def _explain(error: ValidationError, source: str | Path | None) -> InputError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        model: type[BaseModel] = StudyConfig
+        if first["loc"][0] == "cohort":
+            model = CohortConfig
+        elif first["loc"][0] == "images":
+            model = ImageConfig
+        return unknown_name("setting", first["loc"][-1], model.model_fields, path=source)
+    found = "" if first["type"] == "missing" else f" Found {first['input']!r}."
+    return InputError(f"Setting {place!r}: {first['msg']}.{found}", advice="Correct the study file.", path=source)
+
+
+def _located(file: str, folder: Path, source: str | Path | None) -> Path:
+    text = os.path.expandvars(file)
+    if "${" in text:
+        name = text.split("${", 1)[1].split("}", 1)[0]
+        raise InputError(
+            f"The study file uses the environment variable {name}, which is not set.",
+            advice=f"Set {name}, or name the table with --cohort FILE.",
+            path=source,
+        )
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def study_names() -> list[str]:
+    """Names of the study files that come with the package."""
+    return sorted(item.name.removesuffix(".yaml") for item in _studies().iterdir() if item.name.endswith(".yaml"))
+
+
+def _studies() -> Any:
+    return resources.files("hybrid.pipelines.studies")
+
+
+def find_study(name: str | Path) -> Path:
+    """Path of a study file given by path, or by the name of one that comes with the package.
+
+    Raises
+    ------
+    InputError
+        When neither exists; the nearest name is given.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.suffix == "" and str(name) in study_names():
+        return Path(str(_studies() / f"{name}.yaml"))
+    raise InputError("The study file does not exist.", advice=_study_advice(path), path=path)
+
+
+def _study_advice(path: Path) -> str:
+    files = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, [*files, *study_names()], n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Studies that come with the package: {', '.join(study_names())}."
+
+
+def load_cohort(config: CohortConfig) -> Cohort:
+    """Read the cohort of a study: rename columns, and gather one-row-per-image tables into one row per case.
+
+    Raises
+    ------
+    InputError
+        When a column named in the study file is not in the table.
+    """
+    path = Path(config.file)
+    if not config.columns and config.image_name_column is None:
+        return Cohort.read(path)
+    if not path.is_file():
+        raise InputError("The cohort file does not exist.", advice="Check 'cohort' in the study file.", path=path)
+    reader = pd.read_excel if path.suffix.lower() in (".xlsx", ".xls") else pd.read_csv
+    table = reader(path, dtype={config.columns.get(name, name): str for name in ("case_id", "patient_id", "site")})
+    for name in [*config.columns.values(), *([config.image_name_column] if config.image_name_column else [])]:
+        if name not in table.columns:
+            error = unknown_name("column", name, table.columns)
+            raise InputError(f"The cohort table has no column {name!r}.", advice=error.advice, path=path)
+    table = table.rename(columns={theirs: ours for ours, theirs in config.columns.items()})
+    if config.image_name_column is not None:
+        table = gather_images(table, config.image_name_column, config.image_names)
+    return Cohort.from_frame(table, folder=path.parent, source=path)
+
+
+def gather_images(table: pd.DataFrame, name_column: str, names: dict[str, str] | None = None) -> pd.DataFrame:
+    """Turn a table with one row per image into one with a row per case.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``case_id``, ``image``, optionally ``mask``, and a column that names the image.
+    name_column : str
+        That column.
+    names : dict, optional
+        New image names.
+
+    Returns
+    -------
+    DataFrame
+        ``image_<name>`` and ``mask_<name>`` columns; of the others those that are constant within every case (the
+        rest describe an image, not a case).
+    """
+    images = [column for column in ("image", "mask") if column in table.columns]
+    labels = table[name_column].astype(str).replace(names or {})
+    wide = table.assign(**{name_column: labels}).pivot(index="case_id", columns=name_column, values=images)
+    wide.columns = [f"{kind}_{name}" for kind, name in wide.columns]
+    others = table.drop(columns=[name_column, *images]).groupby("case_id", sort=False)
+    constant = [column for column, count in others.nunique(dropna=False).max().items() if count == 1]
+    return others[constant].first().join(wide).reset_index()

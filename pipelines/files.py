@@ -1,0 +1,64 @@
+"""Tables and text on disk: atomic writing, exact reading."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hybrid.errors import InputError
+from hybrid.tables import check_features, check_predictions
+
+
+def write_text(text: str, path: str | Path) -> Path:
+    """Write a text file (UTF-8) under a temporary name, then move it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    partial.write_text(text, encoding="utf-8", newline="")
+    os.replace(partial, path)
+    return path
+
+
+def write_json(value: Any, path: str | Path) -> Path:
+    """Write JSON atomically; floats keep every digit, NaN stays NaN."""
+    return write_text(json.dumps(value, ensure_ascii=False, allow_nan=True, default=_native), path)
+
+
+def _native(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"A result row may hold text and numbers only; found {type(value).__name__}.")
+
+
+def write_csv(table: pd.DataFrame, path: str | Path, *, index: bool = False) -> Path:
+    """Write a table as CSV atomically, with every digit (the shortest text that reads back as the same number)."""
+    return write_text(table.to_csv(index=index, lineterminator="\n"), path)
+
+
+def read_features(path: str | Path) -> pd.DataFrame:
+    """Read a feature table written by :func:`extract_features` (or a spreadsheet with a ``case_id`` column).
+
+    Returns
+    -------
+    DataFrame
+        As returned by :func:`hybrid.tables.check_features`, every digit kept.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("The feature table does not exist.", advice="Run `hybrid extract` first.", path=path)
+    if path.suffix == ".parquet":
+        return check_features(pd.read_parquet(path))
+    return check_features(pd.read_csv(path, dtype={"case_id": str}, float_precision="round_trip"))
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Read a predictions table, every digit kept, and validate it."""
+    if not Path(path).is_file():
+        raise InputError("The predictions table does not exist.", advice="Run `hybrid evaluate` first.", path=path)
+    table = pd.read_csv(path, dtype={"case_id": str, "patient_id": str}, float_precision="round_trip")
+    return check_predictions(table)

@@ -1,0 +1,257 @@
+"""A whole study from one file: cohort, features, evaluation, comparison, report.
+
+``run_study`` only calls the public functions, in order, and writes what they return.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hybrid.analysis import Report, compare_models, evaluate_models
+from hybrid.cases import Cohort
+from hybrid.errors import unknown_name
+from hybrid.provenance import code_version, digest, versions
+
+from .config import StudyConfig, load_cohort
+from .evaluate import cross_validate, fit_model, load_model, permutation_null, validate_model
+from .extract import extract_features
+from .files import write_csv, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def run_study(
+    config: StudyConfig,
+    out: str | Path,
+    *,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Run a study from images to report; a second call resumes and gives the same tables.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        What to do.
+    out : path-like
+        Folder for ``report.html``, ``features.csv``, ``predictions.csv``, ``tables/``, ``failures.csv``,
+        ``run_record.json`` and the cache.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`; they do not change any number.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    InputError
+        For settings that do not fit the cohort, before work starts where that can be known.
+    """
+    out = Path(out)
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    cohort = load_cohort(config.cohort)
+    cohort.require_unique_ids()
+    _check_images(config, cohort)
+    problems = cohort.check(progress=progress)
+    write_csv(problems, out / "problems.csv")
+    features = study_features(config, cohort, out, work)
+    predictions = study_predictions(config, cohort, features, out, work)
+    null = study_null(config, cohort, features, out, work)
+    metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
+    comparison = compare_models(
+        predictions, contrast=config.contrast, null=null, n_bootstrap=config.bootstraps, seed=config.seed,
+        baselines=list(config.baselines),
+    )  # fmt: skip
+    record = run_record(config, cohort, features, predictions)
+    write_json(record, out / "run_record.json")
+    config.to_yaml(out / "study.yaml")
+    report = Report(
+        cohort, features, predictions, comparison, metrics=metrics, null=null, problems=problems,
+        failures=pd.DataFrame(features.attrs["failures"]), run_record=record, title=config.title,
+        simulated=config.simulated, baselines=list(config.baselines),
+    )  # fmt: skip
+    return report.save(out / "report.html")
+
+
+def _check_images(config: StudyConfig, cohort: Cohort) -> None:
+    for name in config.images:
+        if name not in cohort.image_names:
+            raise unknown_name("image", name, cohort.image_names, path=config.cohort.file)
+
+
+def study_features(config: StudyConfig, cohort: Cohort, out: Path, work: dict[str, Any]) -> pd.DataFrame:
+    """Extract the features of a study into ``out``."""
+    return extract_features(
+        cohort,
+        handcrafted={name: image.handcrafted for name, image in config.images.items()},
+        encoder=config.encoder,
+        scale={name: image.scale for name, image in config.images.items()},
+        modality={name: image.modality for name, image in config.images.items()},
+        out=out,
+        **work,
+    )
+
+
+def _evaluation_settings(config: StudyConfig) -> dict[str, Any]:
+    sets = config.feature_sets
+    declared: dict[str, Any] = dict(sets) if isinstance(sets, dict) else {name: name for name in sets}
+    return {
+        "feature_sets": declared | dict(config.baselines),
+        "classifiers": config.classifiers,
+        "covariates": config.covariates,
+        "folds": config.folds,
+        "inner_folds": config.inner_folds,
+        "positive": config.positive,
+        "calibration": config.calibration,
+        "seed": config.seed,
+    }
+
+
+def study_predictions(
+    config: StudyConfig, cohort: Cohort, features: pd.DataFrame, out: Path, work: dict[str, Any]
+) -> pd.DataFrame:
+    """Cross-validate the models of a study; write ``predictions.csv``."""
+    predictions = cross_validate(
+        features, cohort, repeats=config.repeats, out=out, **_evaluation_settings(config), **work
+    )
+    write_csv(predictions, out / "predictions.csv")
+    return predictions
+
+
+def study_null(
+    config: StudyConfig, cohort: Cohort, features: pd.DataFrame, out: Path, work: dict[str, Any]
+) -> pd.DataFrame | None:
+    """Repeat the declared pipeline on permuted outcomes; write ``tables/permutation_null.csv``."""
+    if not config.permutations:
+        return None
+    null = permutation_null(
+        features, cohort, n_permutations=config.permutations, out=out, **_evaluation_settings(config), **work
+    )
+    write_csv(null, out / "tables" / "permutation_null.csv")
+    return null
+
+
+def run_record(
+    config: StudyConfig, cohort: Cohort, features: pd.DataFrame, predictions: pd.DataFrame
+) -> dict[str, Any]:
+    """Gather what was run, with what and on what: the source of the methods paragraph."""
+    from hybrid.handcrafted import describe_preset
+
+    presets = sorted({image.handcrafted for image in config.images.values() if isinstance(image.handcrafted, str)})
+    return {
+        "title": config.title,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "settings": config.model_dump(mode="json"),
+        "settings_digest": config.digest,
+        "code_version": code_version(),
+        "versions": versions(),
+        "n_cases": len(cohort),
+        "n_patients": len({case.patient_id for case in cohort}),
+        "n_evaluated": int(predictions["case_id"].nunique()),
+        "n_features": features.shape[1],
+        "features_digest": digest(features.reset_index().to_csv(index=False)),
+        "predictions_digest": digest(predictions.to_csv(index=False)),
+        "presets": {name: describe_preset(name).to_dict("records") for name in presets if not Path(name).suffix},
+    }
+
+
+def fit_study(
+    config: StudyConfig,
+    out: str | Path,
+    *,
+    feature_set: str | None = None,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Freeze the declared pipeline of a study on all its patients.
+
+    Parameters
+    ----------
+    config : StudyConfig
+        The study.
+    out : path-like
+        Model folder to write; the features are cached in ``<out>/work``.
+    feature_set : str, optional
+        By default the first feature set of the study.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`.
+
+    Returns
+    -------
+    Path
+        The model folder: the fitted pipeline, cut-off, calibration, settings (``study.yaml``) and hashed patients.
+    """
+    out = Path(out)
+    cohort = load_cohort(config.cohort)
+    cohort.require_unique_ids()
+    _check_images(config, cohort)
+    features = study_features(
+        config, cohort, out / "work", {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    )
+    settings = _evaluation_settings(config)
+    sets = settings.pop("feature_sets")
+    name = feature_set or next(iter(sets))
+    if name not in sets:
+        raise unknown_name("feature set", name, sets)
+    model = fit_model(features, cohort, feature_set={name: sets[name]}, **settings)
+    model.save(out)
+    config.to_yaml(out / "study.yaml")
+    return out
+
+
+def validate_study(
+    model_folder: str | Path,
+    cohort: Cohort,
+    out: str | Path,
+    *,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Apply a frozen model to new patients, untouched, and report.
+
+    Parameters
+    ----------
+    model_folder : path-like
+        Written by :func:`fit_study`.
+    cohort : Cohort
+        The new patients, with the image names of the study.
+    out : path-like
+        Folder for ``features.csv``, ``predictions.csv``, ``tables/`` and ``report.html``.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    LeakageError
+        When a patient was among those that the model was trained on.
+    """
+    out = Path(out)
+    model = load_model(model_folder)
+    config = StudyConfig.from_yaml(Path(model_folder) / "study.yaml")
+    _check_images(config, cohort)
+    features = study_features(config, cohort, out, {"n_jobs": n_jobs, "backend": backend, "progress": progress})
+    predictions = validate_model(model, features, cohort)
+    write_csv(predictions, out / "predictions.csv")
+    metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
+    record = run_record(config, cohort, features, predictions) | {"model": str(Path(model_folder).name)}
+    write_json(record, out / "run_record.json")
+    report = Report(
+        cohort, features, predictions, None, metrics=metrics, failures=pd.DataFrame(features.attrs["failures"]),
+        run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
+    )  # fmt: skip
+    return report.save(out / "report.html")
