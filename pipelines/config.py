@@ -124,7 +124,10 @@ class StudyConfig(_Strict):
             raise _explain(error, source) from error
         folder = Path(source).parent if source is not None else Path()
         file = Path(cohort_file) if cohort_file is not None else _located(config.cohort.file, folder, source)
-        return config.model_copy(update={"cohort": config.cohort.model_copy(update={"file": str(file)})})
+        images = {name: _with_file(image, folder) for name, image in config.images.items()}
+        encoder = _beside(config.encoder, folder) if config.encoder else None
+        cohort = config.cohort.model_copy(update={"file": str(file)})
+        return config.model_copy(update={"cohort": cohort, "images": images, "encoder": encoder})
 
     def to_yaml(self, path: str | Path) -> Path:
         """Write every setting, defaults included."""
@@ -164,6 +167,17 @@ def _located(file: str, folder: Path, source: str | Path | None) -> Path:
         )
     path = Path(text).expanduser()
     return path if path.is_absolute() else folder / path
+
+
+def _with_file(image: ImageConfig, folder: Path) -> ImageConfig:
+    if not isinstance(image.handcrafted, str):
+        return image
+    return image.model_copy(update={"handcrafted": _beside(image.handcrafted, folder)})
+
+
+def _beside(name: str, folder: Path) -> str:
+    """Path of a file that lies beside the study file; any other name as it is."""
+    return str(folder / name) if not Path(name).is_absolute() and (folder / name).exists() else name
 
 
 def study_names() -> list[str]:

@@ -177,11 +177,9 @@ def test_two_lesions_of_one_scan_are_no_duplicate(write_scan):
 
 
 def test_missing_outcome_is_a_warning(write_scan):
-    scans = [write_scan(name, seed=i) for i, name in enumerate("abc")]
-    outcomes = [0, 1, None]
-    table = Cohort(
-        Case(f"c{i}", image=s[0], mask=s[1], outcome=o) for i, (s, o) in enumerate(zip(scans, outcomes))
-    ).check()
+    scans = {name: write_scan(name, seed=i) for i, name in enumerate("abc")}
+    outcomes = {"a": 0, "b": 1, "c": None}
+    table = Cohort(Case(name, "", *scan, outcome=outcomes[name]) for name, scan in scans.items()).check()
     assert only(table).severity == "warning"
 
 
