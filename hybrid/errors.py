@@ -81,7 +81,14 @@ class MissingDependencyError(HybridError, ImportError):
     """An optional or compiled package is not installed."""
 
 
-def unknown_name(kind: str, name: object, valid: Iterable[object], **place: str | Path | None) -> InputError:
+def unknown_name(
+    kind: str,
+    name: object,
+    valid: Iterable[object],
+    *,
+    case_id: str | None = None,
+    path: str | Path | None = None,
+) -> InputError:
     """Build the error for a name that does not exist, with the nearest valid ones.
 
     Parameters
@@ -92,8 +99,10 @@ def unknown_name(kind: str, name: object, valid: Iterable[object], **place: str 
         The name that was given.
     valid : iterable
         The names that exist.
-    **place
-        ``case_id`` and ``path``, passed on to :class:`InputError`.
+    case_id : str, optional
+        The case concerned.
+    path : path-like, optional
+        The file concerned.
 
     Returns
     -------
@@ -104,4 +113,6 @@ def unknown_name(kind: str, name: object, valid: Iterable[object], **place: str 
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     advice = f"Did you mean {' or '.join(repr(option) for option in near)}?" if near else ""
     listing = ", ".join(sorted(names))
-    return InputError(f"Unknown {kind} {str(name)!r}.", advice=f"{advice} Valid: {listing}.".strip(), **place)
+    return InputError(
+        f"Unknown {kind} {str(name)!r}.", advice=f"{advice} Valid: {listing}.".strip(), case_id=case_id, path=path
+    )

@@ -123,7 +123,7 @@ def nonfinite_voxels(path: str | Path, image: sitk.Image) -> np.ndarray | None:
         return None
     values = to_array(image)
     if Path(path).name.lower().endswith((".nii", ".nii.gz")):
-        values = np.asarray(nib.load(path).dataobj).reshape(image.GetSize()).transpose()
+        values = np.asarray(nib.Nifti1Image.from_filename(path).dataobj).reshape(image.GetSize()).transpose()
     broken = ~np.isfinite(values)
     return broken if broken.any() else None
 

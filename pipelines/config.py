@@ -258,6 +258,7 @@ def gather_images(table: pd.DataFrame, name_column: str, names: dict[str, str] |
     images = [column for column in ("image", "mask") if column in table.columns]
     labels = table[name_column].astype(str).replace(names or {})
     wide = table.assign(**{name_column: labels}).pivot(index="case_id", columns=name_column, values=images)
+    wide = wide[[(kind, name) for kind in images for name in labels.unique()]]
     wide.columns = [f"{kind}_{name}" for kind, name in wide.columns]
     others = table.drop(columns=[name_column, *images]).groupby("case_id", sort=False)
     constant = [column for column, count in others.nunique(dropna=False).max().items() if count == 1]

@@ -13,7 +13,7 @@ import pandas as pd
 
 from hybrid.cases import Case, Cohort, load_pair
 from hybrid.errors import InputError, unknown_name
-from hybrid.handcrafted import extract_handcrafted, feature_dictionary, load_settings
+from hybrid.handcrafted import PRESETS, extract_handcrafted, feature_dictionary, load_settings
 from hybrid.images import labels_in
 from hybrid.tables import FAILURE_COLUMNS
 
@@ -43,7 +43,7 @@ def extract_features(
     handcrafted: str | Path | Mapping[str, Any] | None = None,
     encoder: str | Path | None = None,
     scale: float | Mapping[str, float] = 1.0,
-    modality: str | Mapping[str, str] | None = None,
+    modality: str | Mapping[str, str | None] | None = None,
     out: str | Path | None = None,
     n_jobs: int = 1,
     backend: str = "loky",
@@ -110,7 +110,7 @@ def plan_parts(
     handcrafted: str | Path | Mapping[str, Any] | None,
     encoder: str | Path | None,
     scale: float | Mapping[str, float],
-    modality: str | Mapping[str, str] | None,
+    modality: str | Mapping[str, str | None] | None,
 ) -> list[Part]:
     """Resolve the arguments of :func:`extract_features` into stages, before any image is read."""
     names = cohort.image_names
@@ -119,11 +119,11 @@ def plan_parts(
     if handcrafted is None and encoder is None:
         raise InputError("Nothing to extract.", advice="Give handcrafted='ct' (or 'mr', 'pet'), encoder='bundled'.")
     is_parameters = isinstance(handcrafted, Mapping) and any(key in PARAMETER_KEYS for key in handcrafted)
-    settings = per_image(None if is_parameters else handcrafted, names, "handcrafted")
+    settings: dict[str, Any] = per_image(None if is_parameters else handcrafted, names, "handcrafted")
     if is_parameters:
         settings = dict.fromkeys(names, handcrafted)
     factors = {name: factor if factor is not None else 1.0 for name, factor in per_image(scale, names, "scale").items()}
-    modalities = per_image(modality, names, "modality")
+    modalities: dict[str, Any] = per_image(modality, names, "modality")
     several = len(names) > 1
     parts = [
         _handcrafted_part(name, settings[name], factors[name], several)
@@ -132,7 +132,8 @@ def plan_parts(
     ]  # fmt: skip
     if encoder is not None:
         for name in names:
-            chosen = modalities[name] or (settings[name] if isinstance(settings[name], str) else None)
+            preset = settings[name]
+            chosen = modalities[name] or (preset if isinstance(preset, str) and preset in PRESETS else None)
             parts.append(_deep_part(name, encoder, factors[name], chosen, several))
     return parts
 
@@ -160,7 +161,7 @@ def _handcrafted_part(name: str, settings: Any, scale: float, several: bool) -> 
     function = functools.partial(
         _handcrafted_rows, name=name, settings=resolved, scale=scale, image_name=name if several else None
     )
-    return Part(f"handcrafted_{name}", name, function, {"settings": resolved.digest, "scale": scale, "named": several})
+    return Part(f"handcrafted_{name}", name, function, {"settings": resolved.text, "scale": scale, "named": several})
 
 
 def _deep_part(name: str, encoder: str | Path, scale: float, modality: str | None, several: bool) -> Part:

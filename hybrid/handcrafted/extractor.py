@@ -44,6 +44,11 @@ FEW_BINS: Final = 16
 MANY_BINS: Final = 128
 """Range of grey-level counts in which texture matrices are neither flat nor nearly empty."""
 
+MOST_BINS: Final = 3000
+"""More grey levels than this are refused: the co-occurrence matrices alone would take a gigabyte per image."""
+
+TEXTURES: Final = frozenset({"glcm", "glrlm", "glszm", "gldm", "ngtdm"})
+
 BIN_COLUMNS: Final = ("image_filter", "n_bins", "n_levels", "minimum", "maximum", "voxels", "warning")
 
 
@@ -351,7 +356,9 @@ class _Region:
     def features(self) -> dict[str, float]:
         """All enabled features under PyRadiomics' own names."""
         shape_mask = self.used_mask if self.settings.get("resegmentShape", False) else self.tight[1]
-        values = dict(self.extractor.computeShape(self.tight[0], shape_mask, _interleaved(self.used_box), **self.settings))
+        values = dict(
+            self.extractor.computeShape(self.tight[0], shape_mask, _interleaved(self.used_box), **self.settings)
+        )
         for name, image, mask, settings in self.filtered():
             values.update(self.extractor.computeFeatures(image, mask, name, **settings))
         return {name: float(value) for name, value in values.items()}
@@ -368,7 +375,9 @@ class _Region:
                 self._require_finite(source)
                 inner = (used[0] - outer[0], used[1] - outer[0])
                 for result, name, settings in make(source, _crop(self.mask, outer), **arguments):
-                    yield name, _crop(result, inner), mask, settings
+                    region = _crop(result, inner)
+                    self._require_few_levels(name, region, mask, settings)
+                    yield name, region, mask, settings
 
     def _on_grid(self, image: sitk.Image, mask: sitk.Image) -> sitk.Image:
         report = compare_geometry(image, mask)
@@ -442,6 +451,20 @@ class _Region:
             raise InputError(
                 f"{bad} voxels needed for the features of label {self.label} are NaN or infinite.",
                 advice="Repair the image; replace the values outside the body by the background value.",
+                case_id=self.case_id,
+            )
+
+    def _require_few_levels(self, name: str, image: sitk.Image, mask: sitk.Image, settings: Mapping[str, Any]) -> None:
+        if settings.get("binCount") is not None or not TEXTURES & set(self.extractor.enabledFeatures):
+            return
+        values = sitk.GetArrayViewFromImage(image)[sitk.GetArrayViewFromImage(mask) == self.label]
+        width = settings.get("binWidth", 25)
+        levels = float(np.ptp(values.astype(np.float64))) / width
+        if levels > MOST_BINS:
+            raise InputError(
+                f"A bin width of {width:g} gives {levels:.0f} grey levels in the {name} image of label {self.label}; "
+                f"expected at most {MOST_BINS}.",
+                advice="Are these settings for another modality, or is the image scale missing? Choose a larger width.",
                 case_id=self.case_id,
             )
 

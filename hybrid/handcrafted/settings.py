@@ -224,17 +224,13 @@ def describe_preset(name: str) -> pd.DataFrame:
             {
                 "section": row.section,
                 "parameter": row.parameter,
-                "value": _as_text(row.value),
+                "value": "all" if row.section == "featureClass" else json.dumps(row.value),
                 "unit": row.unit,
                 "reason": row.reason,
             }
             for row in PRESET_ROWS[name]
         ]
     )
-
-
-def _as_text(value: Any) -> str:
-    return "all" if value is None else json.dumps(value)
 
 
 def write_preset(name: str, path: str | Path) -> Path:
@@ -267,11 +263,7 @@ def write_preset(name: str, path: str | Path) -> Path:
                 lines.append(f"{'  ' * depth}{heading}:")
                 headings.append(heading)
         indent = "  " * (2 if group else 1)
-        lines += [f"{indent}# {row.reason}", f"{indent}{row.parameter}: {_yaml_value(row.value)}"]
+        lines += [f"{indent}# {row.reason}", f"{indent}{row.parameter}: {json.dumps(row.value)}"]
     path = Path(path)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def _yaml_value(value: Any) -> str:
-    return "[]" if value is None else json.dumps(value)
