@@ -258,7 +258,7 @@ class DelongTest:
     z : float
         Difference over its standard error; 0 for curves with identical ranks.
     p : float
-        1 for curves with identical ranks; NaN when both curves are without sampling variance and differ (for example
+        1 for curves with identical ranks (one-sided 0.5); NaN when both curves are without sampling variance and differ (for example
         perfect separation against a constant), where the test is not defined.
     alternative : str
         ``"two-sided"``, ``"greater"`` (``auc_1 > auc_2``) or ``"less"``.
@@ -370,7 +370,6 @@ def _z_and_p(difference: FloatArray, error: FloatArray, alternative: str) -> tup
         p = 2 * stats.norm.sf(np.abs(z))
     else:
         p = stats.norm.sf(z if alternative == "greater" else -z)
-        p = np.where((error == 0) & (difference == 0), 1.0, p)
     return z, np.where(np.isinf(z), np.nan, p)
 
 

@@ -1,5 +1,6 @@
 """PyRadiomics features of one case, settings with documented presets, and a dictionary of feature names."""
 
+from .dictionary import DICTIONARY_COLUMNS, feature_dictionary
 from .extractor import (
     RegionFeatures,
     column_name,
@@ -11,6 +12,7 @@ from .extractor import (
 from .settings import PRESETS, HandcraftedSettings, describe_preset, load_settings, write_preset
 
 __all__ = [
+    "DICTIONARY_COLUMNS",
     "PRESETS",
     "HandcraftedSettings",
     "RegionFeatures",
@@ -19,6 +21,7 @@ __all__ = [
     "describe_preset",
     "extract_handcrafted",
     "extract_regions",
+    "feature_dictionary",
     "load_settings",
     "scale_image",
     "write_preset",
