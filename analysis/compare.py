@@ -201,12 +201,12 @@ def compare_models(
     """
     check_level(level)
     panel = Panel.from_predictions(predictions, split=split)
-    chosen = _choose_classifier(panel, classifier, baselines)
+    chosen = choose_classifier(panel, classifier, baselines)
     pairs, headline = _plan_pairs(panel, contrast, chosen, baselines)
     settings: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "level": level, "kind": interval}
     table, notes = _pair_table(panel, pairs, headline, n_bootstrap=n_bootstrap, seed=seed, level=level)
     listed = _listed_models(panel, pairs, chosen, baselines)
-    models = _model_table(panel, listed, _summarise_null(null, level), **settings)
+    models = _model_table(panel, listed, summarise_null(null, level, chosen), **settings)
     return Comparison(table, models, _describe_method(table, chosen, interval, n_bootstrap), level, notes)
 
 
@@ -221,7 +221,8 @@ def _contenders(panel: Panel, baselines: Sequence[str]) -> list[Model]:
     return models or list(panel.models)
 
 
-def _choose_classifier(panel: Panel, classifier: str, baselines: Sequence[str]) -> str | None:
+def choose_classifier(panel: Panel, classifier: str, baselines: Sequence[str]) -> str | None:
+    """Classifier whose models are compared: the one asked for, or the only one; None when there are several."""
     present = list(dict.fromkeys(name for _, name in _contenders(panel, baselines)))
     if classifier in present:
         return classifier
@@ -347,7 +348,7 @@ def _listed_models(
     contenders = [model for model in _contenders(panel, baselines) if chosen is None or model[1] == chosen]
     listed = [(model, MODEL) for model in dict.fromkeys([*compared, *contenders])]
     for model in panel.models:
-        feature_set, classifier = model
+        classifier = model[1]
         if any(model == other for other, _ in listed) or not is_reference(model, baselines):
             continue
         if classifier in REFERENCE_CLASSIFIERS:
@@ -375,17 +376,17 @@ def _model_table(
             "classifier": model[1], "auc": float(resampled.estimate[0]), "lower": lower, "upper": upper,
             "method": method, "n_patients": own.n_patients, "n_events": own.n_events, "n_repeats": own.n_repeats(0),
         }  # fmt: skip
-        rows.append(row | _null_of(model, null))
+        rows.append(row | null_of(model, null))
     return pd.DataFrame(rows, columns=list(MODEL_COLUMNS))
 
 
-def _summarise_null(null: pd.DataFrame | None, level: float) -> pd.DataFrame:
-    """Mean and central range of a permutation null per feature set (and classifier, where it is named)."""
+def summarise_null(null: pd.DataFrame | None, level: float, classifier: str | None) -> pd.DataFrame:
+    """Mean and central range of a permutation null per model; ``classifier`` is used where it names none."""
     columns = ["feature_set", "classifier", "null_mean", "null_lower", "null_upper", "n_permutations"]
     if null is None or null.empty:
         return pd.DataFrame(columns=columns)
     require_columns(null, ("feature_set", "permutation", "auc"), "permutation null")
-    table = null if "classifier" in null.columns else null.assign(classifier="")
+    table = null if "classifier" in null.columns else null.assign(classifier=classifier or "")
     keys = ["feature_set", "classifier"]
     each = table.groupby([*keys, "permutation"], sort=False)["auc"].mean()
     rows = [
@@ -400,9 +401,10 @@ def _null_values(values: FloatArray, level: float) -> tuple[float, float, float,
     return float(values.mean()), float(lower), float(upper), int(values.size)
 
 
-def _null_of(model: Model, null: pd.DataFrame) -> dict[str, Any]:
+def null_of(model: Model, null: pd.DataFrame) -> dict[str, Any]:
+    """Fields of the permutation null of a model, NaN where it was not run; ``null`` from :func:`summarise_null`."""
     names = ["null_mean", "null_lower", "null_upper", "n_permutations"]
-    matching = null[(null["feature_set"] == model[0]) & null["classifier"].isin(["", model[1]])]
+    matching = null[(null["feature_set"] == model[0]) & (null["classifier"] == model[1])]
     if matching.empty:
         return {"null_mean": np.nan, "null_lower": np.nan, "null_upper": np.nan, "n_permutations": 0}
     return dict(matching.iloc[0][names])

@@ -171,7 +171,7 @@ class Panel:
         return panel
 
     def n_repeats(self, i: int) -> int:
-        """Number of repeats in which model ``i`` has predictions."""
+        """Count the repeats in which model ``i`` has predictions."""
         return int(np.isfinite(self.probability[i]).any(axis=1).sum())
 
     def by_patient(self) -> tuple[NDArray[np.bool_], FloatArray] | None:
@@ -225,7 +225,7 @@ def _choose_split(table: pd.DataFrame, split: str | None) -> str:
             return name
     raise LeakageError(
         f"The predictions have rows of split {', '.join(map(repr, present))} only, none of unseen patients.",
-        advice="Evaluate out-of-fold or external predictions, or ask for split='train' to see the apparent performance.",
+        advice="Evaluate out-of-fold or external predictions, or ask for split='train' (apparent performance).",
     )
 
 

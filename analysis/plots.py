@@ -29,6 +29,7 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F0
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 INK: Final = "#222222"
 MUTED: Final = "#767676"
+BAR: Final = "#DDDDDD"
 
 COLUMN_WIDTH: Final = 3.5
 """Width of a journal column in inches (89 mm)."""
@@ -204,7 +205,7 @@ def draw_roc(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_auc(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_auc(table: pd.DataFrame, *, ax: Axes | None = None, baselines: Sequence[str] = ()) -> Axes:
     """AUC of each model with its interval, one row per model (a forest plot).
 
     Parameters
@@ -213,13 +214,15 @@ def plot_auc(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         :attr:`hybrid.analysis.Comparison.models`, or the table of :func:`hybrid.analysis.evaluate_models`.
     ax : Axes, optional
         Where to draw.
+    baselines : sequence of str
+        Feature sets to draw as references; only for a table of metrics.
 
     Returns
     -------
     Axes
         References are drawn hollow; a grey bar shows the permutation null where it is known.
     """
-    rows = _forest_rows(table)
+    rows = _forest_rows(table, baselines)
     ax = _axes(ax, height=0.6 + 0.19 * len(rows) + 0.16 * rows["group"].nunique())
     positions = _forest_positions(rows)
     for y, row in zip(positions, rows.itertuples(), strict=True):
@@ -244,20 +247,18 @@ def plot_auc(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 plot_forest = plot_auc
 
 
-def _forest_rows(table: pd.DataFrame) -> pd.DataFrame:
+def _forest_rows(table: pd.DataFrame, baselines: Sequence[str]) -> pd.DataFrame:
     if "metric" in table.columns:
         rows = table[table["metric"] == "auc"].rename(columns={"estimate": "auc"})
-        rows = rows.assign(model=[f"{c}" for c in rows["classifier"]], group=rows["feature_set"], role="model")
-        shown = [f"{fs} · {c}" for fs, c in zip(rows["feature_set"], rows["classifier"], strict=True)]
+        models = list(zip(rows["feature_set"], rows["classifier"], strict=True))
+        rows = rows.assign(group=rows["feature_set"], text=[label(model) for model in models])
+        rows["is_reference"] = [is_reference(model, baselines) for model in models]
     else:
-        require_columns(table, ("model", "feature_set", "classifier", "auc", "lower", "upper", "role"), "models")
-        rows, shown = table.assign(group=table["role"]), list(table["model"])
+        require_columns(table, ("role", "model", "feature_set", "auc", "lower", "upper"), "models")
+        rows = table.assign(group=table["role"], text=table["model"], is_reference=table["role"] == REFERENCE)
     if rows.empty:
         raise InputError("There is no AUC to draw.", advice="Pass Comparison.models or the metrics table.")
-    rows = rows.assign(text=shown, colour=pd.factorize(rows["feature_set"])[0])
-    rows["is_reference"] = rows["role"].eq(REFERENCE) | [
-        is_reference((fs, c)) for fs, c in zip(rows["feature_set"], rows["classifier"], strict=True)
-    ]
+    rows = rows.assign(colour=pd.factorize(rows["feature_set"])[0])
     for name in ("null_lower", "null_upper"):
         rows[name] = rows[name].astype(np.float64) if name in rows.columns else np.nan
     return rows.reset_index(drop=True)
@@ -273,7 +274,7 @@ def calibration_curves(
     predictions: pd.DataFrame,
     *,
     models: Sequence[str | Model] | None = None,
-    n_bins: int = 5,
+    n_bins: int | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -287,8 +288,9 @@ def calibration_curves(
         See :func:`hybrid.tables.check_predictions`.
     models : sequence, optional
         See :func:`roc_curves`.
-    n_bins : int
-        Number of bins (quantiles of the probability averaged over repeats); fewer where probabilities are tied.
+    n_bins : int, optional
+        Number of bins (quantiles of the probability averaged over repeats); fewer where probabilities are tied. By
+        default one per 20 rows, but three to ten.
     n_bootstrap, seed, level, split
         See :func:`hybrid.analysis.evaluate_models`.
 
@@ -304,10 +306,13 @@ def calibration_curves(
     return pd.DataFrame([row for rows in tables for row in rows], columns=list(CALIBRATION_COLUMNS))
 
 
-def _calibration_rows(panel: Panel, n_bins: int, n_bootstrap: int, seed: int, level: float) -> list[tuple[Any, ...]]:
+def _calibration_rows(
+    panel: Panel, n_bins: int | None, n_bootstrap: int, seed: int, level: float
+) -> list[tuple[Any, ...]]:
     from .roc import perfect_interval
 
     probability = mean_over_repeats(panel.probability[0])
+    n_bins = n_bins or int(np.clip(probability.size // 20, 3, 10))
     edges = np.unique(np.quantile(probability, np.linspace(0, 1, n_bins + 1)[1:-1]))
     bins = np.searchsorted(edges, probability, side="right")
     names = np.unique(bins)
@@ -338,7 +343,7 @@ def plot_calibration(
     *,
     ax: Axes | None = None,
     models: Sequence[str | Model] | None = None,
-    n_bins: int = 5,
+    n_bins: int | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
     split: str | None = None,

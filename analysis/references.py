@@ -17,13 +17,16 @@ REFERENCES: Final = {
         "Cardoso et al. MONAI: an open-source framework for deep learning in healthcare. 2022",
         "https://doi.org/10.48550/arXiv.2211.02701",
     ),
-    "resnet": ("He et al. Deep residual learning for image recognition. CVPR 2016", "https://doi.org/10.1109/CVPR.2016.90"),
+    "resnet": (
+        "He et al. Deep residual learning for image recognition. CVPR 2016",
+        "https://doi.org/10.1109/CVPR.2016.90",
+    ),
     "sklearn": (
         "Pedregosa et al. Scikit-learn: machine learning in Python. J Mach Learn Res 2011;12:2825",
         "https://jmlr.org/papers/v12/pedregosa11a.html",
     ),
     "nested": (
-        "Varma, Simon. Bias in error estimation when using cross-validation for model selection. BMC Bioinformatics 2006",
+        "Varma, Simon. Bias in error estimation when using cross-validation for model selection. BMC Bioinform 2006",
         "https://doi.org/10.1186/1471-2105-7-91",
     ),
     "permutation": (
@@ -84,5 +87,5 @@ class Citations:
         return f"[{', '.join(str(self._keys.index(key) + 1) for key in keys)}]"
 
     def entries(self) -> list[tuple[int, str, str]]:
-        """Number, citation and address of everything that was cited."""
+        """Return number, citation and address of everything that was cited."""
         return [(i + 1, *REFERENCES[key]) for i, key in enumerate(self._keys)]

@@ -258,8 +258,8 @@ class DelongTest:
     z : float
         Difference over its standard error; 0 for curves with identical ranks.
     p : float
-        1 for curves with identical ranks (one-sided 0.5); NaN when both curves are without sampling variance and differ (for example
-        perfect separation against a constant), where the test is not defined.
+        1 for curves with identical ranks (one-sided 0.5); NaN when both curves are without sampling variance and
+        differ (for example perfect separation against a constant), where the test is not defined.
     alternative : str
         ``"two-sided"``, ``"greater"`` (``auc_1 > auc_2``) or ``"less"``.
     """

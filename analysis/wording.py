@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .compare import HEADLINE, MODEL, REFERENCE, Comparison
+from .compare import MODEL, REFERENCE, Comparison
 
 MISSING: Final = "–"
+NBSP: Final = "\N{NO-BREAK SPACE}"
 FEW: Final = 50
 """With fewer patients than this in the smaller group, the text says that they are few."""
 
@@ -53,12 +54,13 @@ def p_value(p: float) -> str:
 def p_phrase(p: float) -> str:
     """Format ``p = 0.03`` or ``p < 0.001``."""
     text = p_value(p)
-    return f"p {text}" if text[0] in "<>" else f"p = {text}"
+    text = text.replace(" ", NBSP)
+    return f"p{NBSP}{text}" if text[0] in "<>" else f"p{NBSP}={NBSP}{text}"
 
 
 def percent(level: float) -> str:
     """Format a confidence level, for example ``95 %``."""
-    return f"{100 * level:g} %"
+    return f"{100 * level:g}{NBSP}%"
 
 
 def joined(names: Sequence[str]) -> str:
@@ -90,16 +92,20 @@ def verdict(row: pd.Series, level: float) -> str:
 
 def comparison_sentences(row: pd.Series, level: float) -> str:
     """Say in plain words how two models compare."""
+    return " ".join(_size_and_certainty(row, level))
+
+
+def _size_and_certainty(row: pd.Series, level: float) -> tuple[str, str]:
     difference = float(row["difference"])
-    better = row["model_a"] if difference > 0 else row["model_b"]
+    better = str(row["model_a"] if difference > 0 else row["model_b"])
     favour = "" if number(abs(difference)) == "0.00" else f" in favour of {better}"
-    text = (
+    size = (
         f"The AUC was {number(row['auc_a'])} for {row['model_a']} and {number(row['auc_b'])} for {row['model_b']}, a "
-        f"difference of {number(abs(difference))}{favour}"
+        f"difference of {number(abs(difference))}{favour}."
     )
-    bounds = interval(*sorted((row["lower"], row["upper"])))
-    detail = f"{percent(level)} interval of {row['model_a']} minus {row['model_b']}: {bounds}; {test_phrase(row)}"
-    return f"{text} ({detail}). {_judgement(row, level, better)}"
+    bounds = f"{percent(level)} interval of the difference, {row['model_a']} minus {row['model_b']}: "
+    detail = f"{bounds}{interval(row['lower'], row['upper'])}; {test_phrase(row)}"
+    return size, f"{_judgement(row, level, better)} ({detail[0].upper()}{detail[1:]}.)"
 
 
 def _judgement(row: pd.Series, level: float, better: str) -> str:
@@ -153,7 +159,9 @@ class Setting:
         return min(self.n_events, self.n_patients - self.n_events)
 
 
-def first_paragraph(setting: Setting, comparison: Comparison | None, metrics: pd.DataFrame, level: float) -> list[str]:
+def first_paragraph(
+    setting: Setting, comparison: Comparison | None, metrics: pd.DataFrame, level: float
+) -> list[tuple[str, str]]:
     """Write the plain-language summary: what was compared, how large, how sure, what must not be concluded.
 
     Parameters
@@ -169,25 +177,32 @@ def first_paragraph(setting: Setting, comparison: Comparison | None, metrics: pd
 
     Returns
     -------
-    list of str
-        Sentences that together are one paragraph.
+    list of (str, str)
+        Lead words and sentences that together are one paragraph.
     """
-    start = []
-    if setting.simulated:
-        start.append("These patients are simulated: the numbers show how the software behaves and say nothing about medicine.")
     headline = None if comparison is None else comparison.headline
+    parts = []
+    if setting.simulated:
+        parts.append(
+            (
+                "Simulated.",
+                "These patients do not exist: the numbers show how the software behaves, nothing about medicine.",
+            )
+        )
     if comparison is not None and headline is not None:
-        middle = _headline_sentences(setting, comparison, headline)
+        parts += _headline_parts(setting, comparison, headline)
     elif comparison is not None and len(comparison.table):
-        middle = _exploratory_sentences(setting, comparison)
+        parts += _exploratory_parts(setting, comparison)
     else:
-        middle = _single_sentences(setting, metrics, level)
-    return [*start, *middle, *_yardsticks(comparison), *_caution(setting, headline, level)]
+        parts += _single_parts(setting, metrics, level)
+    if yardsticks := _yardsticks(comparison):
+        parts.append(("Yardsticks.", " ".join(yardsticks)))
+    return [*parts, ("Not to be concluded.", _caution(setting, headline, level))]
 
 
 def _who(setting: Setting) -> str:
     without = setting.n_patients - setting.n_events
-    return f"{setting.n_events} patients with {setting.outcome} from {without} without"
+    return f"the {setting.n_events} patients with {setting.outcome} from the {without} without"
 
 
 def _how(setting: Setting) -> str:
@@ -204,15 +219,19 @@ def _how(setting: Setting) -> str:
     )
 
 
-def _headline_sentences(setting: Setting, comparison: Comparison, headline: pd.Series) -> list[str]:
+AUC_IN_WORDS: Final = (
+    "The AUC is the chance that, of two patients, the one with the event gets the higher score: 0.5 is a coin "
+    "toss, 1 is perfect."
+)
+
+
+def _headline_parts(setting: Setting, comparison: Comparison, headline: pd.Series) -> list[tuple[str, str]]:
     a, b = headline["model_a"], headline["model_b"]
+    size, certainty = _size_and_certainty(headline, comparison.level)
     return [
-        f"We compared {a} with {b}: which of the two tells {_who(setting)} better?",
-        _how(setting),
-        "The AUC is the chance that a patient with the event gets the higher score of the two (0.5 is a coin toss, 1 is "
-        "perfect).",
-        comparison_sentences(headline, comparison.level),
-        _chance_sentence(comparison, headline),
+        ("Compared.", f"Which of the two, {a} or {b}, better tells {_who(setting)}? {_how(setting)}"),
+        ("Difference.", f"{size} {AUC_IN_WORDS}"),
+        ("How sure.", f"{certainty} {_chance_sentence(comparison, headline)}"),
     ]
 
 
@@ -222,38 +241,42 @@ def _chance_sentence(comparison: Comparison, headline: pd.Series) -> str:
     for side in ("a", "b"):
         row = models.loc[(headline[f"feature_set_{side}"], headline[f"classifier_{side}"])]
         if not row["lower"] > 0.5:
-            names.append(headline[f"model_{side}"])
+            names.append(str(headline[f"model_{side}"]))
     if len(names) == 2:
-        return "Neither is shown to be better than a coin toss."
+        return "Neither is shown to be better than a coin toss: both intervals reach down to 0.5."
     if names:
-        return f"That {names[0]} is better than a coin toss is not shown either."
-    return "Both did better than a coin toss."
+        return f"That {names[0]} is better than a coin toss is not shown either: its interval reaches down to 0.5."
+    return "The intervals of both lie above 0.5, a coin toss."
 
 
-def _exploratory_sentences(setting: Setting, comparison: Comparison) -> list[str]:
+def _exploratory_parts(setting: Setting, comparison: Comparison) -> list[tuple[str, str]]:
     models = comparison.models[comparison.models["role"] == MODEL]
+    between = f"between {number(models['auc'].min())} and {number(models['auc'].max())}"
     return [
-        f"{len(models)} models were compared on how well they tell {_who(setting)}.",
-        _how(setting),
-        f"Their AUCs (0.5 is a coin toss, 1 is perfect) lay between {number(models['auc'].min())} and "
-        f"{number(models['auc'].max())}.",
-        "No comparison was declared beforehand, so every difference below is exploratory: the best of many models looks "
-        "better than it is.",
+        ("Compared.", f"{len(models)} models, on how well they tell {_who(setting)}. {_how(setting)}"),
+        ("Difference.", f"Their AUCs lay {between}. {AUC_IN_WORDS}"),
+        (
+            "How sure.",
+            "No comparison was declared beforehand, so every difference below is exploratory: the best of many models "
+            "looks better than it is.",
+        ),
     ]
 
 
-def _single_sentences(setting: Setting, metrics: pd.DataFrame, level: float) -> list[str]:
+def _single_parts(setting: Setting, metrics: pd.DataFrame, level: float) -> list[tuple[str, str]]:
     areas = metrics[metrics["metric"] == "auc"]
-    start = [f"The task was to tell {_who(setting)}.", _how(setting)]
+    asked = ("Asked.", f"How well can {_who(setting)} be told? {_how(setting)}")
     if len(areas) > 1:
         low, high = number(areas["estimate"].min()), number(areas["estimate"].max())
-        return [*start, f"{len(areas)} models reached AUCs between {low} and {high}; they were not compared with each other."]
+        found = f"{len(areas)} models reached AUCs between {low} and {high}. {AUC_IN_WORDS}"
+        return [asked, ("Found.", found), ("How sure.", "The models were not compared with each other.")]
     row = areas.iloc[0]
-    text = f"The model reached an AUC of {number(row['estimate'])}"
+    sure = "With fewer than two patients in a group there is no interval."
     if np.isfinite(row["lower"]):
-        text += f" ({percent(level)} interval {interval(row['lower'], row['upper'])})"
-    chance = "" if row["lower"] > 0.5 else " The interval includes 0.5, a coin toss."
-    return [*start, f"{text}; 0.5 is a coin toss, 1 is perfect.{chance}"]
+        bounds = interval(row["lower"], row["upper"])
+        where = "lies above" if row["lower"] > 0.5 else "reaches down to"
+        sure = f"The {percent(level)} interval of the AUC is {bounds}; it {where} 0.5, a coin toss."
+    return [asked, ("Found.", f"The AUC is {number(row['estimate'])}. {AUC_IN_WORDS}"), ("How sure.", sure)]
 
 
 def _yardsticks(comparison: Comparison | None) -> list[str]:
@@ -261,54 +284,57 @@ def _yardsticks(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
     sentences = []
-    rows = comparison.table[comparison.table["role"] == HEADLINE]
     models = comparison.models
     compared = models[models["role"] == MODEL]
-    if len(rows):
-        compared = compared[compared["feature_set"].isin([rows.iloc[0]["feature_set_a"], rows.iloc[0]["feature_set_b"]])]
-    references = models[(models["role"] == REFERENCE) & (models["auc"] >= compared["auc"].max())]
-    if len(references):
-        named = joined([f"{row.model} ({number(row.auc)})" for row in references.itertuples()])
-        sentences.append(f"Simple yardsticks did no worse: {named}; nothing beyond them has been shown.")
+    if (headline := comparison.headline) is not None:
+        compared = compared[compared["feature_set"].isin([headline["feature_set_a"], headline["feature_set_b"]])]
+    rest = models[models["role"] == REFERENCE]
+    strong = rest[rest["auc"] >= compared["auc"].max()]
+    if len(strong):
+        sentences.append(f"{joined(_aucs(strong))} did no worse than the models; nothing beyond that has been shown.")
+    elif len(rest):
+        sentences.append(f"For comparison, AUC of simple rules: {joined(_aucs(rest))}.")
     null = compared["null_mean"].dropna()
     if len(null):
-        values = joined([number(value) for value in dict.fromkeys(null)])
-        sentences.append(f"With the outcomes shuffled, the same procedure reached an AUC of {values} on average.")
+        low, high = number(null.min()), number(null.max())
+        value = low if low == high else f"{low} to {high}"
+        sentences.append(f"With the outcomes shuffled, the same procedure reached an AUC of {value} on average.")
     return sentences
 
 
-def _caution(setting: Setting, headline: pd.Series | None, level: float) -> list[str]:
-    few = f"With only {setting.smaller} patients in the smaller group it" if setting.smaller < FEW else "It"
+def _aucs(models: pd.DataFrame) -> list[str]:
+    return [f"{model} ({number(area)})" for model, area in zip(models["model"], models["auc"], strict=True)]
+
+
+def _caution(setting: Setting, headline: pd.Series | None, level: float) -> str:
+    few = f"With only {setting.smaller} patients in the smaller group: " if setting.smaller < FEW else ""
     claims = []
     if headline is not None:
-        claims.append(
-            "that the two are equally good"
-            if verdict(headline, level) == "not shown"
-            else "that the difference is as large as measured here"
-        )
-    claims.append("that the order of the models below would be the same in other patients")
+        equal = verdict(headline, level) == "not shown"
+        claims.append("the two are equally good" if equal else "the difference is as large as measured here")
+    claims.append("the models would rank the same way in other patients")
     if setting.split != "external":
-        claims.append("that a model works at another hospital, for which new patients from elsewhere are needed")
-    claims.append("that any of them is ready to guide treatment")
-    listing = f"{'; '.join(claims[:-1])}; or {claims[-1]}"
-    return [f"{few} must not be concluded {listing}."]
+        claims.append("a model works at another hospital, which only new patients from elsewhere can show")
+    claims.append("any of them is ready to guide treatment")
+    text = f"{few}that {'; that '.join(claims[:-1])}; or that {claims[-1]}."
+    return text[0].upper() + text[1:]
 
 
 GLOSSARY: Final[tuple[tuple[str, str], ...]] = (
     (
         "AUC",
-        "Area under the ROC curve: take one patient with and one without the event at random; the AUC is the chance that "
-        "the model gives the first the higher score. 0.5 is a coin toss, 1 is perfect.",
+        "Area under the ROC curve: take one patient with and one without the event at random; the AUC is the "
+        "chance that the model gives the first the higher score. 0.5 is a coin toss, 1 is perfect.",
     ),
     (
         "Confidence interval",
-        "A range that would contain the true value in about 95 of 100 studies like this one. A wide interval means that "
-        "the study is too small to say much.",
+        "A range that would contain the true value in about 95 of 100 studies like this one. A wide interval "
+        "means that the study is too small to say much.",
     ),
     (
         "p-value",
-        "How often a difference at least this large would appear if there were none. It does not measure how large or how "
-        "useful a difference is, and a large p does not prove that there is none.",
+        "How often a difference at least this large would appear if there were none. It does not measure how "
+        "large or how useful a difference is, and a large p does not prove that there is none.",
     ),
     ("DeLong test", "The usual test for whether two ROC curves of the same patients differ."),
     (
@@ -317,19 +343,19 @@ GLOSSARY: Final[tuple[tuple[str, str], ...]] = (
     ),
     (
         "Cross-validation",
-        "The patients are split into parts; each part is predicted by a model trained on the others. Nested: choices such "
-        "as settings and cut-off are made inside the training part only.",
+        "The patients are split into parts; each part is predicted by a model trained on the others. Nested: "
+        "choices such as settings and cut-off are made inside the training part only.",
     ),
     ("Bootstrap", "Patients are drawn again and again from the sample, with all their data, to see how results vary."),
     (
         "Selected classifier",
-        "The classifier that did best inside the training patients of each fold. Picking the best one on the test patients "
-        "instead would flatter it.",
+        "The classifier that did best inside the training patients of each fold. Picking the best one on the "
+        "test patients instead would flatter it.",
     ),
     (
         "Permutation null",
-        "The AUC that the same procedure reaches when the outcomes are shuffled. It should lie near 0.5, and is what luck "
-        "alone achieves.",
+        "The AUC that the same procedure reaches when the outcomes are shuffled. It should lie near 0.5, and is "
+        "what luck alone achieves.",
     ),
     (
         "Sensitivity, specificity",
@@ -341,10 +367,13 @@ GLOSSARY: Final[tuple[tuple[str, str], ...]] = (
     ),
     (
         "Balanced accuracy, F1, kappa",
-        "The mean of sensitivity and specificity; the harmonic mean of sensitivity and PPV; agreement of calls and outcome "
-        "beyond chance (1 is full agreement, 0 none).",
+        "The mean of sensitivity and specificity; the harmonic mean of sensitivity and PPV; agreement of calls "
+        "and outcome beyond chance (1 is full agreement, 0 none).",
     ),
-    ("Brier score", "Mean squared distance of the predicted probability from the outcome: 0 is perfect, lower is better."),
+    (
+        "Brier score",
+        "Mean squared distance of the predicted probability from the outcome: 0 is perfect, lower is better.",
+    ),
     ("SMD", "Standardised mean difference between two groups; above about 0.1 to 0.2 the groups differ noticeably."),
 )
 """Terms for readers who are not statisticians."""

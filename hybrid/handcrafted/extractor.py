@@ -441,7 +441,8 @@ class _Region:
         return box
 
     def _refuse(self, problem: str, advice: str) -> None:
-        raise InputError(f"Label {self.label} {problem.strip()}.", advice=advice, case_id=self.case_id)
+        text = " ".join(problem.split()).replace(" ;", ";")
+        raise InputError(f"Label {self.label} {text}.", advice=advice, case_id=self.case_id)
 
     def _require_finite(self, image: sitk.Image) -> None:
         if image.GetPixelID() not in (sitk.sitkFloat32, sitk.sitkFloat64):

@@ -98,7 +98,7 @@ def load_settings(source: str | Path | Mapping[str, Any] | HandcraftedSettings) 
         return source
     path: Path | None = None
     if isinstance(source, Mapping):
-        name, document = "custom", copy.deepcopy(dict(source))
+        name, document = "custom", _plain_document(source)
     elif str(source) in PRESETS:
         name, document = str(source), copy.deepcopy(PRESETS[str(source)])
     else:
@@ -107,6 +107,17 @@ def load_settings(source: str | Path | Mapping[str, Any] | HandcraftedSettings) 
     _check_names(document, path)
     _check_values(document, path)
     return HandcraftedSettings(name, json.dumps(document))
+
+
+def _plain_document(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy in plain Python types: NumPy numbers and arrays are common where settings are computed."""
+    try:
+        return json.loads(json.dumps(source, default=lambda value: value.tolist()))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"The settings hold a value that no parameter file could hold: {_one_line(error)}",
+            advice="Use numbers, text, lists and dicts.",
+        ) from error
 
 
 def _parameter_file(source: str | Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from hybrid.errors import InputError, MissingDependencyError
@@ -87,6 +88,15 @@ def test_parameter_files_are_read_as_pyradiomics_reads_them(tmp_path):
     assert settings.value("binWidth") == 0.1
     assert settings.parameters["featureClass"] == {"shape": None}
     assert settings.name == "params.yml"
+
+
+def test_numpy_values_are_accepted_and_other_objects_refused():
+    settings = load_settings(
+        {"setting": {"binCount": np.int64(32), "resampledPixelSpacing": np.array([1.0, 1.0, 0.0])}}
+    )
+    assert settings.parameters == {"setting": {"binCount": 32, "resampledPixelSpacing": [1.0, 1.0, 0.0]}}
+    with pytest.raises(InputError, match="no parameter file could hold"):
+        load_settings({"setting": {"binWidth": {1, 2}}})
 
 
 def test_loading_loaded_settings_returns_them():

@@ -1,0 +1,275 @@
+"""Tables as the report shows them: rounded, worded, grouped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pandas as pd
+
+from hybrid.tables import SELECTED
+
+from .compare import HEADLINE, MODEL, REFERENCE_CLASSIFIERS, Comparison, is_reference
+from .describe import ALL, format_description
+from .metrics import AVERAGED_AUC
+from .wording import MISSING, interval, number, p_value, percent
+
+RANKING: Final = ("auc", AVERAGED_AUC, "accuracy", "balanced_accuracy", "brier")
+CALLS: Final = ("sensitivity", "specificity", "ppv", "npv", "f1", "kappa")
+YARDSTICKS: Final = "Yardsticks"
+"""Heading of the rows of trivial, majority and clinical models."""
+
+METRIC_NAMES: Final = {
+    "auc": "AUC",
+    AVERAGED_AUC: "AUC, averaged probability",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "brier": "Brier",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "kappa": "Kappa",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: the value, and smaller text below it."""
+
+    text: str
+    below: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A table row; ``kind`` is ``""``, ``"group"`` (a heading), ``"strong"`` or ``"quiet"``."""
+
+    cells: Sequence[Cell]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table as the template shows it: the first ``n_names`` columns are names, the others numbers."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Row] = ()
+    note: str = ""
+    n_names: int = 1
+
+
+def metrics_view(metrics: pd.DataFrame, shown: Sequence[str], baselines: Sequence[str], null: pd.DataFrame) -> View:
+    """Build a table of some metrics of every model; ``null`` comes from ``compare.summarise_null``."""
+    wide = metrics.set_index(["feature_set", "classifier", "metric"])
+    models = list(dict.fromkeys(zip(metrics["feature_set"], metrics["classifier"], strict=True)))
+    rows: list[Row] = []
+    previous = None
+    for group, model, name in _ordered_models(models, baselines):
+        if group != previous:
+            rows.append(Row([Cell(group)], "group"))
+            previous = group
+        cells = [Cell(name), *(_metric_cell(wide.loc[(*model, metric)]) for metric in shown)]
+        rows.append(Row(cells, "strong" if model[1] == SELECTED and group != YARDSTICKS else ""))
+    is_ranking = "auc" in shown
+    if is_ranking and len(null):
+        rows += [*([] if previous == YARDSTICKS else [Row([Cell(YARDSTICKS)], "group")]), *_null_rows(null, len(shown))]
+    columns = ["Model", *(METRIC_NAMES[metric] for metric in shown)]
+    return View(_RANKING_CAPTION if is_ranking else _CALLS_CAPTION, columns, rows, _metric_note(metrics, shown))
+
+
+def _null_rows(null: pd.DataFrame, n_metrics: int) -> list[Row]:
+    """Rows of the permutation null; the AUC is the first metric."""
+    return [
+        Row(
+            [
+                Cell(f"{row.feature_set}, outcomes shuffled"),
+                Cell(number(row.null_mean), _below(row.null_lower, row.null_upper)),
+            ]
+            + [Cell(MISSING)] * (n_metrics - 1)
+        )
+        for row in null.itertuples()
+    ]
+
+
+_RANKING_CAPTION: Final = "Discrimination and overall performance of every model (estimate, interval below)"
+_CALLS_CAPTION: Final = "Performance at the cut-off chosen on training patients (estimate, interval below)"
+
+
+def _metric_note(metrics: pd.DataFrame, shown: Sequence[str]) -> str:
+    methods = metrics[metrics["metric"].isin(shown)]["method"].astype(str)
+    kinds = [text[0].upper() + text[1:] for text in dict.fromkeys(methods)]
+    note = f"{'. '.join(kinds)}." if kinds else ""
+    if any(metric in shown for metric in CALLS):
+        note += f" {MISSING}: not defined, because nobody was called positive (or negative)."
+    return (
+        note + " All rows but the declared comparison are exploratory; the best of many rows looks better than it is."
+    )
+
+
+def _metric_cell(row: pd.Series) -> Cell:
+    return Cell(number(row["estimate"]), _below(row["lower"], row["upper"]))
+
+
+def _below(lower: float, upper: float) -> str:
+    text = interval(float(lower), float(upper))
+    return "" if text == MISSING else text
+
+
+def _ordered_models(
+    models: Sequence[tuple[str, str]], baselines: Sequence[str]
+) -> list[tuple[str, tuple[str, str], str]]:
+    """Group heading, model and row name; contenders by feature set first, yardsticks last and each once."""
+    ordered = []
+    contenders = [model for model in models if not is_reference(model, baselines)]
+    for feature_set in dict.fromkeys(name for name, _ in contenders):
+        own = [model for model in contenders if model[0] == feature_set]
+        own.sort(key=lambda model: model[1] != SELECTED)
+        ordered += [(feature_set, model, _classifier_name(model[1])) for model in own]
+    references = [model for model in models if is_reference(model, baselines)]
+    selected = {feature_set for feature_set, classifier in references if classifier == SELECTED}
+    seen = set()
+    for model in references:
+        feature_set, classifier = model
+        if classifier not in REFERENCE_CLASSIFIERS and feature_set in selected and classifier != SELECTED:
+            continue
+        name = feature_set if classifier == SELECTED else f"{feature_set} / {classifier}"
+        name = classifier if classifier in REFERENCE_CLASSIFIERS else name
+        if name not in seen:
+            seen.add(name)
+            ordered.append((YARDSTICKS, model, name))
+    return ordered
+
+
+def _classifier_name(name: str) -> str:
+    return "selected in the inner loop" if name == SELECTED else name
+
+
+def comparison_view(result: Comparison | None) -> View | None:
+    """Build the table of paired comparisons, rounded for readers."""
+    if result is None or result.table.empty:
+        return None
+    bounds = {
+        (row.feature_set, row.classifier): _below(row.lower, row.upper) for row in result.models.itertuples()
+    }  # fmt: skip
+    rows = []
+    for _, row in result.table.iterrows():
+        is_headline = row["role"] == HEADLINE
+        role = "headline, declared beforehand" if is_headline else row["role"]
+        cells = [
+            Cell(f"{row['model_a']} − {row['model_b']}", role),
+            *(
+                Cell(number(row[f"auc_{side}"]), bounds[row[f"feature_set_{side}"], row[f"classifier_{side}"]])
+                for side in "ab"
+            ),
+            Cell(number(row["difference"]), _below(row["lower"], row["upper"])),
+            Cell(number(row["delong_difference"]), _below(row["delong_lower"], row["delong_upper"])),
+            Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
+        ]  # fmt: skip
+        rows.append(Row(cells, "strong" if is_headline else ""))
+    columns = ["A − B", "AUC A", "AUC B", "Difference", "Difference, averaged probability", "p", "p, Holm"]
+    methods = "; ".join(dict.fromkeys(result.table["p_method"].astype(str)))
+    first = result.table.iloc[0]
+    family = f"Holm over {int(first['n_comparisons'])} comparison(s)"
+    note = (
+        f"{int(first['n_patients'])} patients, {int(first['n_events'])} with the event, {int(first['n_repeats'])} "
+        f"repeats. AUC: {result.models['method'].iloc[0]}. Difference: {first['interval_method']}. Averaged "
+        f"probability: DeLong's interval. p: {methods}; two-sided; {family}."
+    )
+    return View("Paired differences of the AUC", columns, rows, note)
+
+
+def models_view(result: Comparison | None) -> View | None:
+    """Build the table of compared models with yardsticks and permutation null, rounded for readers."""
+    if result is None:
+        return None
+    with_null = result.models["n_permutations"].max() > 0
+    rows = []
+    for role, part in result.models.groupby("role", sort=False):
+        rows.append(Row([Cell("Models" if role == MODEL else YARDSTICKS)], "group"))
+        for _, row in part.iterrows():
+            cells = [Cell(row["model"]), Cell(number(row["auc"]), _below(row["lower"], row["upper"]))]
+            if with_null:
+                cells.append(Cell(number(row["null_mean"]), _below(row["null_lower"], row["null_upper"])))
+            rows.append(Row(cells))
+    columns = ["Model", "AUC", *(["AUC, shuffled outcome"] if with_null else [])]
+    note = f"AUC: {'; '.join(dict.fromkeys(result.models['method']))}."
+    if with_null:
+        note += (
+            f" Shuffled outcome: mean and central {percent(result.level)} of "
+            f"{int(result.models['n_permutations'].max())} permutations of the whole procedure."
+        )
+    return View("AUC of the compared models beside what trivial rules and chance reach", columns, rows, note)
+
+
+def description_view(description: pd.DataFrame | None, outcome: str) -> View | None:
+    """Build Table 1 as text."""
+    if description is None or description.empty:
+        return None
+    text = format_description(description)
+    groups = [column for column in text.columns if column not in ("variable", "level", "missing", "smd")]
+    names = ["All" if group == ALL else f"{outcome}: {group}" for group in groups]
+    with_smd = text["smd"].ne("").any()
+    rows, previous = [], None
+    for row in text.to_dict("records"):
+        label = row["variable"].replace("_", " ") if row["variable"] != previous else ""
+        previous = row["variable"]
+        cells = [Cell(label), Cell(row["level"]), *(_stacked(row[group]) for group in groups), Cell(row["missing"])]
+        rows.append(Row(cells + ([Cell(row["smd"] if label else "")] if with_smd else [])))
+    columns = ["Variable", "Level", *names, "Missing", *(["SMD"] if with_smd else [])]
+    note = "Mean (SD); median [quartiles], or count (percent of known values)."
+    if with_smd:
+        note += " SMD: standardised mean difference between the two groups (Austin 2009)."
+    return View("Table 1. The patients", columns, rows, note, n_names=2)
+
+
+def _stacked(text: str) -> Cell:
+    """Show mean (SD) with median [quartiles] below."""
+    first, _, second = text.partition("; ")
+    return Cell(first, second)
+
+
+def excluded_view(excluded: pd.DataFrame) -> View | None:
+    """Build the table of failed and excluded cases."""
+    if excluded.empty:
+        return None
+    rows = [
+        Row([Cell(row.case_id), Cell("yes" if row.evaluated else "no"), Cell(row.stage or MISSING),
+             Cell(row.message, row.advice)])
+        for row in excluded.itertuples()
+    ]  # fmt: skip
+    note = (
+        "A case that is evaluated although a part of its features failed was completed by imputation inside the folds."
+    )
+    return View(
+        "Cases that failed or were not evaluated", ["Case", "Evaluated", "Stage", "Reason"], rows, note, n_names=4
+    )
+
+
+def problems_view(problems: pd.DataFrame) -> View | None:
+    """Build the table of problems that the check of the input found."""
+    if problems.empty:
+        return None
+    rows = [
+        Row([Cell(str(row.case_id) or "cohort"), Cell(str(row.severity)), Cell(str(row.problem), str(row.advice))])
+        for row in problems.itertuples()
+    ]  # fmt: skip
+    return View("Problems found in the input", ["Case", "Severity", "Problem"], rows, n_names=3)
+
+
+def features_view(summary: pd.DataFrame | None) -> View | None:
+    """Build the summary of features."""
+    if summary is None or summary.empty:
+        return None
+    with_image = summary["image"].ne("").any()
+    rows = []
+    for row in summary.itertuples():
+        cells = [Cell(row.family), *([Cell(row.image or MISSING)] if with_image else [])]
+        numbers = (row.n_features, row.n_rows, row.n_rows_without_values, row.n_missing_cells, row.n_constant)
+        rows.append(Row([*cells, *(Cell(f"{value}") for value in numbers)]))
+    columns = ["Family", *(["Image"] if with_image else []), "Features", "Rows", "Rows without values", "Missing cells",
+               "Constant features"]  # fmt: skip
+    return View("Features by family", columns, rows, n_names=2 if with_image else 1)
