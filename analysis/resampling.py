@@ -33,9 +33,13 @@ MAX_CELLS: Final = 4_000_000
 """Weights held in memory at once (rows times draws)."""
 
 
+NUDGE: Final = 1e-6
+"""Step of the numerical derivative of a statistic by a patient's share."""
+
+
 @dataclass(frozen=True)
 class Resampled:
-    """Estimates with their bootstrap draws and leave-one-patient-out values.
+    """Estimates with their bootstrap draws and empirical influence values.
 
     Attributes
     ----------
@@ -43,15 +47,16 @@ class Resampled:
         The statistics on the sample.
     draws : ndarray of shape (k, n_draws)
         The statistics on each bootstrap sample; NaN where one is not defined.
-    left_out : ndarray of shape (k, n_patients)
-        The statistics without each patient in turn.
+    influence : ndarray of shape (k, n_patients)
+        Empirical influence values: the rate at which each statistic changes when a patient gains weight at the cost of
+        the others of the same class.
     strata : ndarray of shape (n_patients,)
         Outcome of each patient.
     """
 
     estimate: FloatArray
     draws: FloatArray
-    left_out: FloatArray
+    influence: FloatArray
     strata: NDArray[np.int64]
 
     def contrast(self, matrix: ArrayLike) -> Resampled:
@@ -63,7 +68,7 @@ class Resampled:
             One row per combination.
         """
         rows = np.asarray(matrix, dtype=np.float64)
-        return Resampled(rows @ self.estimate, rows @ self.draws, rows @ self.left_out, self.strata)
+        return Resampled(rows @ self.estimate, rows @ self.draws, rows @ self.influence, self.strata)
 
     def pairs(self, first: ArrayLike, second: ArrayLike) -> Resampled:
         """Differences ``first - second`` of statistics given by position."""
@@ -71,7 +76,7 @@ class Resampled:
         return Resampled(
             self.estimate[a] - self.estimate[b],
             self.draws[a] - self.draws[b],
-            self.left_out[a] - self.left_out[b],
+            self.influence[a] - self.influence[b],
             self.strata,
         )
 
@@ -88,8 +93,8 @@ class Resampled:
         level : float
             Confidence level.
         kind : {"bca", "percentile"}
-            ``"bca"`` falls back to percentile for a statistic whose draws are all equal or whose leave-one-out values
-            do not vary.
+            ``"bca"`` falls back to percentile for a statistic whose draws all lie on one side of the estimate or that
+            no patient influences.
 
         Returns
         -------
@@ -123,13 +128,10 @@ class Resampled:
         return np.asarray(stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)))
 
     def _acceleration(self, i: int) -> float:
-        cubes = squares = 0.0
-        for stratum in np.unique(self.strata):
-            values = self.left_out[i][self.strata == stratum]
-            influence = (values.size - 1) * (values.mean() - values)
-            cubes += float(np.sum(influence**3)) / values.size**3
-            squares += float(np.sum(influence**2)) / values.size**2
-        return cubes / (6 * squares**1.5) if squares > 0 else np.nan
+        size = np.bincount(self.strata)[self.strata]
+        scaled = self.influence[i] / size
+        squares = float(np.sum(scaled**2))
+        return float(np.sum(scaled**3)) / (6 * squares**1.5) if squares > 0 else np.nan
 
     def p_two_sided(self) -> FloatArray:
         """Two-sided bootstrap p-values of the hypothesis that each statistic is 0.
@@ -171,7 +173,7 @@ def bootstrap(
     Returns
     -------
     Resampled
-        Estimates, draws and leave-one-patient-out values.
+        Estimates, draws and influence values.
 
     Raises
     ------
@@ -191,11 +193,20 @@ def bootstrap(
         statistic(patient_weights(classes, min(width, n_bootstrap - start), rng))
         for start in range(0, n_bootstrap, width)
     ]
-    left_out = [
-        statistic(_without_each(n, np.arange(start, min(start + width, n)))) for start in range(0, n, width)
-    ]  # fmt: skip
-    estimate = statistic(np.ones((n, 1)))[:, 0]
-    return Resampled(estimate, np.concatenate(draws, axis=1), np.concatenate(left_out, axis=1), classes)
+    estimate = statistic(np.ones((n, 1)))
+    influence = [
+        (statistic(_nudged(classes, np.arange(start, min(start + width, n)))) - estimate) / NUDGE
+        for start in range(0, n, width)
+    ]
+    return Resampled(estimate[:, 0], np.concatenate(draws, axis=1), np.concatenate(influence, axis=1), classes)
+
+
+def _nudged(strata: NDArray[np.int64], patients: NDArray[np.intp]) -> FloatArray:
+    """Weights in which each of some patients in turn takes the share :data:`NUDGE` of its class."""
+    same_class = strata[:, None] == strata[patients]
+    weights = 1.0 - NUDGE * same_class
+    weights[patients, np.arange(patients.size)] += NUDGE * np.bincount(strata)[strata[patients]]
+    return weights
 
 
 def patient_weights(strata: NDArray[np.int64], n_draws: int, rng: np.random.Generator) -> FloatArray:
@@ -220,12 +231,6 @@ def patient_weights(strata: NDArray[np.int64], n_draws: int, rng: np.random.Gene
         members = np.flatnonzero(strata == stratum)
         chances = np.full(members.size, 1 / members.size)
         weights[members] = rng.multinomial(members.size, chances, size=n_draws).T
-    return weights
-
-
-def _without_each(n: int, left_out: NDArray[np.intp]) -> FloatArray:
-    weights = np.ones((n, left_out.size))
-    weights[left_out, np.arange(left_out.size)] = 0.0
     return weights
 
 

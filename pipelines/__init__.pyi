@@ -1,12 +1,14 @@
 from .config import StudyConfig
 from .demo import run_demo
-from .evaluate import cross_validate, fit_model, load_model, permutation_null, validate_model
+from .evaluate import cross_validate, permutation_null
 from .extract import extract_features
 from .files import read_features, read_predictions
+from .models import FrozenModel, fit_model, load_model, validate_model
 from .runner import Task, run_cases, run_tasks
 from .study import fit_study, run_study, validate_study
 
 __all__ = [
+    "FrozenModel",
     "StudyConfig",
     "Task",
     "cross_validate",

@@ -221,9 +221,26 @@ def _shuffled(study: StudyTable, rng: np.random.Generator) -> np.ndarray:
 
 
 def prepare_table(
-    features: pd.DataFrame, cohort: Cohort, *, covariates: Sequence[str] = (), positive: Any = None
+    features: pd.DataFrame,
+    cohort: Cohort,
+    *,
+    covariates: Sequence[str] = (),
+    positive: Any = None,
+    need_both: bool = True,
 ) -> StudyTable:
     """Join features, covariates and outcomes; say what is left out.
+
+    Parameters
+    ----------
+    features, cohort, covariates, positive
+        See :func:`cross_validate`.
+    need_both : bool
+        Whether both outcomes must occur (a model is to be fitted).
+
+    Returns
+    -------
+    StudyTable
+        Rows in the order of the cohort.
 
     Raises
     ------
@@ -240,7 +257,7 @@ def prepare_table(
             raise InputError(
                 f"The feature table has case {case_id!r}, which is not in the cohort.", advice=error.advice
             )
-    outcome = _binary(cohort, positive)
+    outcome = _binary(cohort, positive, need_both)
     reasons = {case.case_id: "no row in the feature table" for case in cohort if case.case_id not in set(ids)}
     reasons |= dict.fromkeys(outcome.index[outcome.isna()], "no outcome")
     usable = table.notna().any(axis=1).to_numpy() & outcome.reindex(ids).notna().to_numpy()
@@ -256,16 +273,16 @@ def prepare_table(
     clinical, categorical = _clinical(cohort, cases, covariates)
     joined = pd.concat([chosen.reset_index(drop=True), clinical], axis=1)
     y = outcome.reindex(cases).to_numpy(dtype=np.int64)
-    if len(np.unique(y)) < 2:
+    if len(np.unique(y)) < 1 + need_both:
         raise InputError(
-            f"All {len(y)} usable cases have the same outcome.", advice="Both outcomes are needed; check `left out`."
+            f"The {len(y)} usable cases do not show both outcomes.", advice="See above which cases are left out."
         )
     regions = chosen.index.get_level_values("roi_label").to_numpy() if chosen.index.nlevels > 1 else None
     patients = np.asarray([cohort[case_id].patient_id for case_id in cases])
     return StudyTable(joined, cases, patients, regions, y, categorical, left_out)
 
 
-def _binary(cohort: Cohort, positive: Any) -> pd.Series:
+def _binary(cohort: Cohort, positive: Any, need_both: bool) -> pd.Series:
     """Outcomes as 1 and 0, NaN where missing."""
     outcomes = cohort.outcomes
     classes = sorted(outcomes.dropna().unique(), key=str)
@@ -277,16 +294,21 @@ def _binary(cohort: Cohort, positive: Any) -> pd.Series:
             f"The outcome has {len(classes)} classes: {names}; expected two.",
             advice="Only binary outcomes can be evaluated; join classes, or leave cases out.",
         )
-    if len(classes) == 1:
+    if len(classes) == 1 and need_both:
         raise InputError(f"Every case has the outcome {names}.", advice="Nothing can be predicted.")
     if positive is None:
-        if set(classes) != {0, 1}:
+        if not set(classes) <= {0, 1}:
             raise InputError(f"The outcome has the classes {names}.", advice="Name the positive one: positive=...")
         positive = 1
     match = [value for value in classes if value == positive or str(value) == str(positive)]
-    if not match:
+    if not match and need_both:
         raise unknown_name("positive outcome", positive, classes)
-    return outcomes.map(lambda value: np.nan if value is None else float(value == match[0])).astype(float)
+    return outcomes.map(lambda value: np.nan if value is None else float(value in match)).astype(float)
+
+
+def clinical_columns(table: pd.DataFrame) -> tuple[str, ...]:
+    """Clinical columns of a joined table."""
+    return tuple(column for column in table.columns if column.startswith(CLINICAL_PREFIX))
 
 
 def _clinical(cohort: Cohort, cases: np.ndarray, covariates: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -333,7 +355,7 @@ def _plan(
     if settings["calibration"] not in (None, "sigmoid"):
         raise unknown_name("calibration", settings["calibration"], ["sigmoid", None])
     columns = [column for column in study.table.columns if not column.startswith(CLINICAL_PREFIX)]
-    clinical = tuple(column for column in study.table.columns if column.startswith(CLINICAL_PREFIX))
+    clinical = clinical_columns(study.table)
     # The number of an encoder's columns is not known yet; one stands for all.
     resolved = resolve_feature_sets(feature_sets, [*columns, *([f"{INFOLD_PREFIX}*"] if encoder else [])], clinical)
     named = resolve_classifiers(classifiers)

@@ -18,9 +18,10 @@ from hybrid.errors import unknown_name
 from hybrid.provenance import code_version, digest, versions
 
 from .config import StudyConfig, load_cohort
-from .evaluate import cross_validate, fit_model, load_model, permutation_null, validate_model
+from .evaluate import cross_validate, permutation_null
 from .extract import extract_features
 from .files import write_csv, write_json
+from .models import fit_model, load_model, validate_model
 
 logger = logging.getLogger(__name__)
 

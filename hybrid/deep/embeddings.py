@@ -22,7 +22,7 @@ from hybrid.errors import InputError, WeightsError, unknown_name
 from hybrid.provenance import digest, versions
 from hybrid.tables import DEEP_PREFIX
 
-from .networks import ARCHITECTURES, Architecture, build_network
+from .networks import ARCHITECTURES, Architecture, architecture_of, build_network
 from .preprocessing import MODALITIES, Preprocessing, crop_lesion, network_input
 from .weights import CONVENTIONS, StoredTensors, guess_architecture, load_weights, read_weights
 
@@ -121,12 +121,12 @@ class Encoder:
     @property
     def dim(self) -> int:
         """Length of the embedding."""
-        return int(self.network.architecture.dim)
+        return architecture_of(self.network).dim
 
     @property
     def digest(self) -> str:
         """Digest of weights, network, preprocessing and device: the same digest, the same numbers."""
-        architecture = self.network.architecture.to_dict()
+        architecture = architecture_of(self.network).to_dict()
         return digest([self.sha256, architecture, self.preprocessing.to_dict(), self.device.split(":")[0]])
 
     def describe(self) -> dict[str, Any]:
@@ -136,8 +136,8 @@ class Encoder:
             "sha256": self.sha256,
             "digest": self.digest,
             "dim": self.dim,
-            "architecture": self.network.architecture.to_dict(),
-            "variant": self.network.architecture.variant,
+            "architecture": architecture_of(self.network).to_dict(),
+            "variant": architecture_of(self.network).variant,
             "preprocessing": self.preprocessing.to_dict(),
             "device": self.device,
             "torch": versions()["torch"],
@@ -322,7 +322,7 @@ def _usable_device(name: str) -> str:
 
 def _random_encoder(spec: EncoderSpec, device: str) -> Encoder:
     network = build_network(spec.source.removeprefix(_RANDOM), seed=spec.seed)
-    three = network.architecture.in_channels == 3
+    three = architecture_of(network).in_channels == 3
     own = Preprocessing(channels=("image", "mask", "voxel_size") if three else ("image",))
     tensors = digest({name: tensor.double().sum().item() for name, tensor in network.state_dict().items()})
     sha256 = digest([spec.source, spec.seed, tensors])
@@ -350,7 +350,7 @@ def _assemble(spec: EncoderSpec, network: ResNet, own: Preprocessing, sha256: st
     preprocessing = spec.preprocessing or own
     if spec.modality is not None:
         preprocessing = replace(preprocessing, modality=spec.modality)
-    channels, expected = len(preprocessing.channels), network.architecture.in_channels
+    channels, expected = len(preprocessing.channels), architecture_of(network).in_channels
     if channels != expected:
         raise InputError(
             f"The network takes {expected} input channels, the preprocessing gives {channels}: "

@@ -21,6 +21,8 @@ from hybrid.errors import InputError, unknown_name
 DILATIONS: Final = {"layer3": 2, "layer4": 4}
 """Dilation that replaces the stride of a stage in MedicalNet's own networks."""
 
+_ATTRIBUTE: Final = "architecture"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -96,7 +98,8 @@ class Architecture:
         for key in values:
             if key not in known:
                 raise unknown_name("architecture field", key, known)
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
 
 
 ARCHITECTURES: Final[dict[str, Architecture]] = {
@@ -146,7 +149,7 @@ def build_network(name: str | Architecture, *, seed: int = 0, **options: Any) ->
     if architecture.dilated:
         for stage, dilation in DILATIONS.items():
             _dilate(getattr(network, stage), dilation)
-    network.architecture = architecture
+    setattr(network, _ATTRIBUTE, architecture)
     return network.eval()
 
 
@@ -154,6 +157,23 @@ RESNETS: Final[dict[str, Callable[..., ResNet]]] = {
     name: functools.partial(build_network, name) for name in ARCHITECTURES
 }
 """Factories by name; each takes the options of :func:`build_network`."""
+
+
+def architecture_of(network: nn.Module) -> Architecture:
+    """Architecture of a network that :func:`build_network` made.
+
+    Raises
+    ------
+    InputError
+        For any other network.
+    """
+    architecture = getattr(network, _ATTRIBUTE, None)
+    if not isinstance(architecture, Architecture):
+        raise InputError(
+            f"The network ({type(network).__name__}) does not say what architecture it has.",
+            advice="Build it with hybrid.deep.build_network.",
+        )
+    return architecture
 
 
 def _resolve(name: str | Architecture, options: Mapping[str, Any]) -> Architecture:
@@ -201,4 +221,5 @@ def _dilate(stage: nn.Module, dilation: int) -> None:
                 module.padding = (dilation,) * 3
         shortcut = getattr(module, "downsample", None)
         if isinstance(shortcut, functools.partial):
-            module.downsample = functools.partial(shortcut.func, **{**shortcut.keywords, "stride": 1})
+            strided = {**shortcut.keywords, "stride": 1}
+            setattr(module, "downsample", functools.partial(shortcut.func, **strided))  # noqa: B010

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
 import SimpleITK as sitk
 
 from hybrid.errors import InputError, unknown_name
-from hybrid.images import align_mask, index_to_point, labels_in, to_array
+from hybrid.images import align_mask, from_array, index_to_point, labels_in, to_array
 
 CHANNELS: Final = ("image", "mask", "voxel_size")
 """What an input channel can hold: normalised intensities; the mask from -1 outside to 1 inside; log2(voxel size in
@@ -168,8 +168,8 @@ class Preprocessing:
         for key in values:
             if key not in known:
                 raise unknown_name("preprocessing setting", key, known)
-        settings = cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-        return replace(settings, channels=tuple(settings.channels))
+        plain: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -241,24 +241,26 @@ def crop_lesion(
     factor = _supersampling(image, spacing) if preprocessing.antialias else 1
     grid = _cube(centre, spacing, preprocessing.size, factor)
     around = _surroundings(image, grid)
-    binary = sitk.GetImageFromArray(region.astype(np.uint8))
-    binary.CopyInformation(aligned)
-    values = _sample(sitk.Cast(image[around], sitk.sitkFloat32), grid, sitk.sitkLinear, preprocessing.outside)
-    share = _sample(sitk.Cast(binary[around], sitk.sitkFloat32), grid, sitk.sitkLinear, 0.0)
-    whole = sitk.Image(image[around].GetSize(), sitk.sitkUInt8) + 1
-    whole.CopyInformation(image[around])
-    inside = _sample(whole, grid, sitk.sitkNearestNeighbor, 0.0)
+    part = image[around]
+    lesion = sitk.Cast(from_array(region.astype(np.uint8), aligned)[around], sitk.sitkFloat32)
+    values = _sample(sitk.Cast(part, sitk.sitkFloat32), grid, sitk.sitkLinear, preprocessing.outside)
     if not np.isfinite(values).all():
         raise InputError(
             "Voxels around the lesion are NaN or infinite.", advice="Replace them before use.", case_id=case_id
         )
     return Crop(
         _block_mean(values, factor) * np.float32(scale),
-        _block_mean(share, factor),
-        _block_mean(inside.astype(np.float32), factor) >= 0.5,
+        _block_mean(_sample(lesion, grid, sitk.sitkLinear, 0.0), factor),
+        _block_mean(_sample(_ones_like(part), grid, sitk.sitkNearestNeighbor, 0.0), factor) >= 0.5,
         spacing,
-        tuple(float(value) for value in centre),
+        (float(centre[0]), float(centre[1]), float(centre[2])),
     )
+
+
+def _ones_like(image: sitk.Image) -> sitk.Image:
+    ones = sitk.Image(image.GetSize(), sitk.sitkFloat32) + 1
+    ones.CopyInformation(image)
+    return ones
 
 
 def _region(mask: sitk.Image, label: int | None, case_id: str | None) -> np.ndarray:

@@ -35,7 +35,7 @@ from hybrid.phantoms.lesions import PROPERTY_NAMES, LesionProperties, draw_prope
 
 from .augmentation import jitter, other_scanner, random_symmetry
 from .embeddings import BUNDLED, Encoder, load_encoder, one_thread
-from .networks import build_network
+from .networks import architecture_of, build_network
 from .preprocessing import NORMALISERS, Crop, Preprocessing, crop_lesion, network_input, stack_channels
 from .weights import save_model
 
@@ -168,7 +168,7 @@ def _optimise(
 ) -> list[float]:
     targets = np.stack([lesion.targets for lesion in pool])
     standard = torch.from_numpy((targets - targets.mean(axis=0)) / targets.std(axis=0))
-    model = nn.Sequential(network, nn.Linear(network.architecture.dim, targets.shape[1])).train()
+    model = nn.Sequential(network, nn.Linear(architecture_of(network).dim, targets.shape[1])).train()
     optimiser = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
     steps = epochs * max(1, len(pool) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps, pct_start=0.15)

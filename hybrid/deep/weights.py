@@ -35,7 +35,7 @@ from safetensors.torch import load_file, save_file
 from hybrid.errors import WeightsError, unknown_name
 from hybrid.provenance import file_digest
 
-from .networks import ARCHITECTURES, Architecture
+from .networks import ARCHITECTURES, Architecture, architecture_of
 from .preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
@@ -343,6 +343,7 @@ def compare_weights(network: ResNet, stored: StoredTensors) -> LoadReport:
     """
     expected = {name: tuple(t.shape) for name, t in network.state_dict().items() if not name.endswith(_COUNTER)}
     found = {name: tuple(t.shape) for name, t in stored.tensors.items() if not name.endswith(_COUNTER)}
+    rows: list[tuple[str, str, Any, Any]]
     rows = [(name, _status(shape, found.get(name)), shape, found.get(name)) for name, shape in expected.items()]
     rows += [(name, "unexpected", None, shape) for name, shape in found.items() if name not in expected]
     text = [(name, status, _shape_text(wanted), _shape_text(there)) for name, status, wanted, there in rows]
@@ -455,7 +456,7 @@ def save_model(folder: str | Path, network: ResNet, preprocessing: Preprocessing
     partial.replace(folder / MODEL_FILE)
     content = {
         "format": MODEL_FORMAT,
-        "architecture": network.architecture.to_dict(),
+        "architecture": architecture_of(network).to_dict(),
         "preprocessing": preprocessing.to_dict(),
         "sha256": file_digest(folder / MODEL_FILE),
         **card,

@@ -56,6 +56,8 @@ def quiet_radiomics() -> Iterator[None]:
     run at the same time (threads) has ended. Handlers stay as they are.
     """
     global _depth
+    # Its import sets these levels itself; it must not happen inside.
+    load_radiomics()
     with _lock:
         if _depth == 0:
             _levels.update({name: logging.getLogger(name).level for name in LOGGERS})

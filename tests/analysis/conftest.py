@@ -40,7 +40,9 @@ def simulate_predictions(
                     (f"case{i:03d}", f"patient{i:03d}", feature_set, classifier, "test", repeat, fold[i], y[i],
                      probability[i], 0.4 + 0.02 * fold[i] if classifier != "majority" else 0.5)
                 )  # fmt: skip
-    columns = "case_id patient_id feature_set classifier split repeat fold y_true y_prob threshold".split()
+    columns = [
+        "case_id", "patient_id", "feature_set", "classifier", "split", "repeat", "fold", "y_true", "y_prob", "threshold",
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -1,0 +1,11 @@
+from .lesions import LesionProperties, draw_properties, paint_lesion
+from .renal import TRIVIAL_BASELINES, simulate_renal_cohort, simulate_renal_patient
+
+__all__ = [
+    "TRIVIAL_BASELINES",
+    "LesionProperties",
+    "draw_properties",
+    "paint_lesion",
+    "simulate_renal_cohort",
+    "simulate_renal_patient",
+]

@@ -1,0 +1,243 @@
+"""Frozen models: the declared pipeline fitted on all patients, stored without pickle, applied untouched.
+
+A model is a folder: ``classifier.skops`` (fitted prefixes and estimators) and ``model.json`` (columns, cut-off,
+calibration, settings, versions, hashed patients).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import skops.io
+
+from hybrid.cases import Cohort
+from hybrid.classifiers import resolve_classifiers
+from hybrid.errors import InputError, LeakageError
+from hybrid.fusion import FeatureSet, resolve_feature_sets
+from hybrid.provenance import code_version, file_digest, hashed_patient, versions
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
+from hybrid.tables import CLINICAL_PREFIX, SELECTED, check_predictions
+
+from .crossval import Fitted, Recalibration, Settings, fit_models
+from .evaluate import DEFAULT_CLASSIFIERS, FeatureSets, clinical_columns, prepare_table
+from .files import write_json
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE: Final = "classifier.skops"
+CARD_FILE: Final = "model.json"
+TRUSTED_PACKAGES: Final = ("hybrid.", "sklearn.", "xgboost.", "numpy.", "scipy.", "collections.")
+"""Types that a model file may contain; anything else is refused."""
+
+
+@dataclass(frozen=True)
+class FrozenModel:
+    """A fitted model and everything that was fixed with it.
+
+    Attributes
+    ----------
+    fitted : Fitted
+        Prefixes, estimators, cut-off and calibration.
+    card : dict
+        Content of ``model.json``.
+    """
+
+    fitted: Fitted
+    card: dict[str, Any]
+
+    def predict(self, features: pd.DataFrame, cohort: Cohort, *, split: str = "external") -> pd.DataFrame:
+        """Predict new patients; nothing is refitted.
+
+        Parameters
+        ----------
+        features : DataFrame
+            Index ``case_id``, with the columns that the model was fitted on.
+        cohort : Cohort
+            The patients. The outcome may be missing: such cases are left out of the predictions table.
+        split : {"external", "train"}
+            ``"train"`` allows patients that the model was trained on.
+
+        Returns
+        -------
+        DataFrame
+            Predictions, see :data:`hybrid.tables.PREDICTION_COLUMNS`.
+
+        Raises
+        ------
+        LeakageError
+            When a patient was among the training patients and ``split`` is not ``"train"``.
+        InputError
+            When a column is missing, or no case has an outcome.
+        """
+        seen = [case for case in cohort if hashed_patient(case.patient_id) in set(self.card["patients"])]
+        if seen and split != "train":
+            raise LeakageError(
+                f"{len(seen)} of {len(cohort)} cases belong to patients that the model was trained on, the first is "
+                f"case {seen[0].case_id}.",
+                advice='Leave them out, or ask for split="train" to see the apparent performance.',
+            )
+        study = prepare_table(
+            features, cohort, covariates=self.card["covariates"], positive=self.card["positive"], need_both=False
+        )
+        self._require_columns(study.table)
+        table = {
+            "case_id": study.cases, "patient_id": study.patients, "feature_set": self.card["feature_set"],
+            "classifier": SELECTED, "split": split, "repeat": 0, "fold": 0, "y_true": study.y,
+            "y_prob": self.fitted.predict(study.table), "threshold": self.fitted.threshold,
+            "chosen": self.card["chosen"],
+        }  # fmt: skip
+        if study.regions is not None:
+            table["lesion_id"] = study.regions.astype(str)
+        predictions = check_predictions(pd.DataFrame(table))
+        predictions.attrs["left_out"] = study.left_out.to_dict("records")
+        return predictions
+
+    def _require_columns(self, table: pd.DataFrame) -> None:
+        missing = [column for part in self.fitted.parts for column in part.columns if column not in table.columns]
+        if missing:
+            raise InputError(
+                f"The feature table lacks {len(missing)} columns that the model was fitted on, the first is "
+                f"{missing[0]!r}.",
+                advice="Extract with the settings of the model (study.yaml in its folder).",
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``classifier.skops`` and ``model.json``; return the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "prefixes": list(self.fitted.prefixes),
+            "estimators": list(self.fitted.estimators),
+            "stacker": self.fitted.stacker,
+        }
+        partial = folder / f".part-{MODEL_FILE}"
+        skops.io.dump(content, partial)
+        partial.replace(folder / MODEL_FILE)
+        write_json({**self.card, "sha256": file_digest(folder / MODEL_FILE)}, folder / CARD_FILE)
+        return folder
+
+
+def fit_model(
+    features: pd.DataFrame,
+    cohort: Cohort,
+    *,
+    feature_set: str | FeatureSets = "handcrafted",
+    classifiers: Iterable[Any] | Mapping[str, Any] = DEFAULT_CLASSIFIERS,
+    covariates: Sequence[str] = (),
+    folds: int = 5,
+    inner_folds: int = 3,
+    seed: int = 0,
+    positive: Any = None,
+    max_correlation: float = MAX_CORRELATION,
+    max_features: int = MAX_FEATURES,
+    calibration: str | None = None,
+) -> FrozenModel:
+    """Fit the declared pipeline on all patients: what :func:`cross_validate` estimated the performance of.
+
+    Classifier and hyper-parameters, cut-off and calibration are chosen by inner cross-validation over all patients,
+    exactly as inside a training fold.
+
+    Parameters
+    ----------
+    feature_set : str or mapping of one name
+        See :func:`hybrid.fusion.resolve_feature_sets`.
+    folds : int
+        Of the evaluation; recorded only.
+    features, cohort, classifiers, covariates, inner_folds, seed, positive, max_correlation, max_features, calibration
+        See :func:`hybrid.pipelines.cross_validate`.
+
+    Returns
+    -------
+    FrozenModel
+        To be saved, and applied to new patients.
+
+    Raises
+    ------
+    InputError
+        See :func:`hybrid.pipelines.cross_validate`.
+    """
+    study = prepare_table(features, cohort, covariates=covariates, positive=positive)
+    clinical = clinical_columns(study.table)
+    columns = [column for column in study.table.columns if not column.startswith(CLINICAL_PREFIX)]
+    wanted = [feature_set] if isinstance(feature_set, str) else feature_set
+    sets = resolve_feature_sets(wanted, columns, clinical)
+    if len(sets) != 1:
+        raise InputError(f"A frozen model has one feature set; found {', '.join(sets)}.", advice="Name one.")
+    settings = Settings(
+        resolve_classifiers(classifiers), inner_folds, calibration, study.categorical, max_correlation, max_features
+    )
+    name = next(iter(sets))
+    fitted = fit_models(study.table, study.y, study.patients, sets, settings, seed)[name, SELECTED]
+    card = {
+        "format": 1,
+        "feature_set": name,
+        "chosen": fitted.chosen,
+        "parts": [{"blocks": part.blocks, "clinical": part.clinical} for part in fitted.parts],
+        "selected_features": [prefix.get_feature_names_out().tolist() for prefix in fitted.prefixes],
+        "threshold": fitted.threshold,
+        "calibration": {"intercept": fitted.recalibration.intercept, "slope": fitted.recalibration.slope},
+        "inner_auc": fitted.inner_auc,
+        "covariates": list(covariates),
+        "positive": positive,
+        "settings": {
+            "classifiers": list(settings.classifiers), "inner_folds": inner_folds, "folds": folds, "seed": seed,
+            "calibration": calibration, "max_correlation": max_correlation, "max_features": max_features,
+        },
+        "n_patients": len(set(study.patients)),
+        "n_events": int(study.y.sum()),
+        "patients": sorted(hashed_patient(patient) for patient in set(study.patients)),
+        "versions": versions(),
+        "code_version": code_version(),
+    }  # fmt: skip
+    return FrozenModel(fitted, card)
+
+
+def load_model(folder: str | Path) -> FrozenModel:
+    """Read a model folder; nothing in it is executed.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or changed, or the model holds types other than those of :data:`TRUSTED_PACKAGES`.
+    """
+    folder = Path(folder)
+    for name in (MODEL_FILE, CARD_FILE):
+        if not (folder / name).is_file():
+            raise InputError(
+                f"A model folder holds {MODEL_FILE} and {CARD_FILE}; {name} is missing.",
+                advice="Was the folder written by `hybrid fit`?",
+                path=folder,
+            )
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    if card["sha256"] != file_digest(folder / MODEL_FILE):
+        raise InputError(
+            f"{MODEL_FILE} is not the one that {CARD_FILE} describes.", advice="Copy the folder again.", path=folder
+        )
+    unknown = skops.io.get_untrusted_types(file=folder / MODEL_FILE)
+    refused = [name for name in unknown if not name.startswith(TRUSTED_PACKAGES)]
+    if refused:
+        raise InputError(
+            f"The model holds the type {refused[0]!r}, which is not trusted.", advice="Do not use it.", path=folder
+        )
+    content = skops.io.load(folder / MODEL_FILE, trusted=unknown)
+    parts = tuple(
+        FeatureSet("", tuple(tuple(block) for block in part["blocks"]), "early", tuple(part["clinical"]))
+        for part in card["parts"]
+    )
+    fitted = Fitted(
+        tuple(content["prefixes"]), tuple(content["estimators"]), parts, content["stacker"], card["chosen"],
+        card["inner_auc"], card["threshold"], Recalibration(**card["calibration"]), np.empty(0),
+    )  # fmt: skip
+    return FrozenModel(fitted, card)
+
+
+def validate_model(model: FrozenModel, features: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
+    """Predictions of a frozen model for new patients; see :meth:`FrozenModel.predict`."""
+    return model.predict(features, cohort, split="external")
