@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -216,6 +216,14 @@ def is_reference(model: Model, baselines: Sequence[str] = ()) -> bool:
     return feature_set in (*baselines, *REFERENCE_FEATURE_SETS) or classifier in REFERENCE_CLASSIFIERS
 
 
+def reference_name(model: Model) -> str:
+    """Name of a yardstick: the rule or, for a feature set, the set (with its classifier unless that was selected)."""
+    feature_set, classifier = model
+    if classifier in REFERENCE_CLASSIFIERS:
+        return f"{classifier} model" if classifier in REFERENCE_FEATURE_SETS else classifier
+    return feature_set if classifier == SELECTED else label(model)
+
+
 def _contenders(panel: Panel, baselines: Sequence[str]) -> list[Model]:
     models = [model for model in panel.models if not is_reference(model, baselines)]
     return models or list(panel.models)
@@ -372,7 +380,7 @@ def _model_table(
         lower, upper, method = auc_interval(own, resampled, n_bootstrap=n_bootstrap, level=level, kind=kind)
         name = label(model) if several else model[0]
         row = {
-            "role": role, "model": model[1] if model[1] in REFERENCE_CLASSIFIERS else name, "feature_set": model[0],
+            "role": role, "model": reference_name(model) if role == REFERENCE else name, "feature_set": model[0],
             "classifier": model[1], "auc": float(resampled.estimate[0]), "lower": lower, "upper": upper,
             "method": method, "n_patients": own.n_patients, "n_events": own.n_events, "n_repeats": own.n_repeats(0),
         }  # fmt: skip
@@ -399,6 +407,20 @@ def summarise_null(null: pd.DataFrame | None, level: float, classifier: str | No
 def _null_values(values: FloatArray, level: float) -> tuple[float, float, float, int]:
     lower, upper = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(lower), float(upper), int(values.size)
+
+
+def add_null(result: Comparison, null: pd.DataFrame | None, classifier: str | None) -> Comparison:
+    """Put a permutation null beside the models of a comparison that was made without one."""
+    if null is None or null.empty or result.models["n_permutations"].any():
+        return result
+    summary = summarise_null(null, result.level, classifier)
+    models = result.models.copy()
+    values = [
+        null_of(model, summary) for model in zip(models["feature_set"], models["classifier"], strict=True)
+    ]  # fmt: skip
+    for name in ("null_mean", "null_lower", "null_upper", "n_permutations"):
+        models[name] = [value[name] for value in values]
+    return replace(result, models=models)
 
 
 def null_of(model: Model, null: pd.DataFrame) -> dict[str, Any]:

@@ -205,9 +205,9 @@ def _smd_categorical(groups: Sequence[FloatArray]) -> float:
     if len(groups) != 2 or not all(np.isfinite(shares).all() for shares in groups) or groups[0].size < 2:
         return np.nan
     first, second = groups[0][1:], groups[1][1:]
-    covariance = sum(np.diag(share) - np.outer(share, share) for share in (first, second)) / 2
+    covariance = (np.diag(first) - np.outer(first, first) + np.diag(second) - np.outer(second, second)) / 2
     difference = first - second
-    squared = difference @ np.linalg.pinv(covariance, hermitian=True) @ difference
+    squared = float(difference @ np.linalg.pinv(covariance, hermitian=True) @ difference)
     return float(np.sqrt(max(squared, 0.0))) if np.any(np.diag(covariance) > 0) else np.nan
 
 

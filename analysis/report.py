@@ -15,7 +15,7 @@ from hybrid.errors import InputError
 from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_predictions
 
 from . import plots
-from .compare import MODEL, Comparison, choose_classifier, is_reference, summarise_null
+from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
 from .describe import describe_cohort, describe_features
 from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
@@ -113,7 +113,6 @@ class Report:
         self.title = title
         self.simulated = simulated
         self.baselines = tuple(baselines)
-        self.result = result
         self.record = dict(run_record or {})
         self.n_bootstrap = int(n_bootstrap if n_bootstrap is not None else settings.get("bootstraps", 2000))
         self.seed = int(seed if seed is not None else settings.get("seed", 0))
@@ -125,6 +124,8 @@ class Report:
         table = check_predictions(predictions)
         self.predictions = table[table["split"] == self.panel.split]
         self.null = null
+        self.classifier = choose_classifier(self.panel, SELECTED, self.baselines)
+        self.result = None if result is None else add_null(result, null, self.classifier)
         self.failures = _filled(failures, FAILURE_COLUMNS)
         self.problems = _filled(problems, PROBLEM_COLUMNS)
         self.dictionary = dictionary
@@ -273,8 +274,7 @@ class Report:
         source = resources.files(__package__).joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
         template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         setting = self._setting()
-        classifier = choose_classifier(self.panel, SELECTED, self.baselines)
-        null = summarise_null(self.null, self.level, classifier)
+        null = summarise_null(self.null, self.level, self.classifier)
         return template.from_string(source).render(
             title=self.title,
             simulated=self.simulated,

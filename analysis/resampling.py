@@ -235,7 +235,7 @@ def patient_weights(strata: NDArray[np.int64], n_draws: int, rng: np.random.Gene
 
 
 def weighted_auc(positive: NDArray[np.bool_], scores: FloatArray, weights: FloatArray) -> FloatArray:
-    """AUC under many weightings: one sort, then cumulative sums.
+    """AUC under many weightings: one sort of the negatives, then cumulative sums of their weights.
 
     Parameters
     ----------
@@ -251,18 +251,16 @@ def weighted_auc(positive: NDArray[np.bool_], scores: FloatArray, weights: Float
     ndarray of shape (b,)
         Ties count half; NaN where a class has no weight.
     """
-    order = np.argsort(scores, kind="stable")
-    ranked, is_positive = scores[order], positive[order]
-    starts = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    sorted_weights = weights[order]
-    of_positives = np.where(is_positive[:, None], sorted_weights, 0.0)
-    of_negatives = sorted_weights - of_positives
-    if starts.size < ranked.size:
-        of_positives = np.add.reduceat(of_positives, starts, axis=0)
-        of_negatives = np.add.reduceat(of_negatives, starts, axis=0)
-    below = np.cumsum(of_negatives, axis=0)
+    order = np.argsort(scores[~positive], kind="stable")
+    ranked = scores[~positive][order]
+    below = np.zeros((ranked.size + 1, weights.shape[1]))
+    np.cumsum(weights[~positive][order], axis=0, out=below[1:])
+    of_positives = weights[positive]
+    lower = np.searchsorted(ranked, scores[positive], side="left")
+    upper = np.searchsorted(ranked, scores[positive], side="right")
+    won = np.einsum("ib,ib->b", of_positives, below[lower])
+    if (lower != upper).any():
+        won = 0.5 * (won + np.einsum("ib,ib->b", of_positives, below[upper]))
     total = of_positives.sum(axis=0) * below[-1]
-    below -= 0.5 * of_negatives
-    won = np.einsum("ib,ib->b", of_positives, below)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, won / total, np.nan)

@@ -313,8 +313,10 @@ def delong_test(
         )
     curves = np.stack([np.asarray(scores_1, dtype=np.float64), np.asarray(scores_2, dtype=np.float64)])
     row = delong_pairs(y, curves, [(0, 1)], alternative=alternative, level=level).iloc[0]
-    values = {name: float(row[name]) for name in ("auc_1", "auc_2", "difference", "lower", "upper", "z", "p")}
-    return DelongTest(**values, alternative=alternative)
+    areas = float(row["auc_1"]), float(row["auc_2"]), float(row["difference"])
+    return DelongTest(
+        *areas, float(row["lower"]), float(row["upper"]), float(row["z"]), float(row["p"]), alternative=alternative
+    )
 
 
 def delong_pairs(

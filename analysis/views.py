@@ -10,7 +10,14 @@ import pandas as pd
 
 from hybrid.tables import SELECTED
 
-from .compare import HEADLINE, MODEL, REFERENCE_CLASSIFIERS, Comparison, is_reference
+from .compare import (
+    HEADLINE,
+    MODEL,
+    REFERENCE_CLASSIFIERS,
+    Comparison,
+    is_reference,
+    reference_name,
+)
 from .describe import ALL, format_description
 from .metrics import AVERAGED_AUC
 from .wording import MISSING, interval, number, p_value, percent
@@ -136,8 +143,7 @@ def _ordered_models(
         feature_set, classifier = model
         if classifier not in REFERENCE_CLASSIFIERS and feature_set in selected and classifier != SELECTED:
             continue
-        name = feature_set if classifier == SELECTED else f"{feature_set} / {classifier}"
-        name = classifier if classifier in REFERENCE_CLASSIFIERS else name
+        name = reference_name(model)
         if name not in seen:
             seen.add(name)
             ordered.append((YARDSTICKS, model, name))
@@ -223,7 +229,7 @@ def description_view(description: pd.DataFrame | None, outcome: str) -> View | N
     note = "Mean (SD); median [quartiles], or count (percent of known values)."
     if with_smd:
         note += " SMD: standardised mean difference between the two groups (Austin 2009)."
-    return View("Table 1. The patients", columns, rows, note, n_names=2)
+    return View("Table 1. All requested patients", columns, rows, note, n_names=2)
 
 
 def _stacked(text: str) -> Cell:

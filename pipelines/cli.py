@@ -283,6 +283,7 @@ def _study(options: argparse.Namespace):  # type: ignore[no-untyped-def]  # Stud
 def _add_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="study file")
     parser.add_argument("--cohort", help="cohort table in place of the one named in the study file")
+    parser.add_argument("--feature-set", help="which of the study's feature sets (default: the first)")
     parser.add_argument("--out", required=True, help="model folder to write")
     parser.set_defaults(verb=_fit)
 
@@ -291,7 +292,12 @@ def _fit(options: argparse.Namespace) -> int:
     from .study import fit_study
 
     folder = fit_study(
-        _study(options), options.out, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet
+        _study(options),
+        options.out,
+        feature_set=options.feature_set,
+        n_jobs=options.jobs,
+        backend=options.backend,
+        progress=not options.quiet,
     )
     _say(f"Model: {folder.resolve()}")
     return 0

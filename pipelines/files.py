@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,34 @@ def write_csv(table: pd.DataFrame, path: str | Path, *, index: bool = False) -> 
     return write_text(table.to_csv(index=index, lineterminator="\n"), path)
 
 
+def read_exact(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file so that every number is the one that was written, whatever the version of pandas.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    text : sequence of str
+        Columns that stay text.
+
+    Returns
+    -------
+    DataFrame
+        Whole numbers as int64, other numbers as float64, the rest as text.
+    """
+    table = pd.read_csv(path, dtype=str)
+    return table.assign(**{name: _number_column(table[name]) for name in table.columns if name not in text})
+
+
+def _number_column(column: pd.Series) -> pd.Series:
+    for kind in ("int64", "float64"):
+        try:
+            return column.astype(kind)
+        except (ValueError, TypeError):
+            continue
+    return column
+
+
 def read_features(path: str | Path) -> pd.DataFrame:
     """Read a feature table written by :func:`extract_features` (or a spreadsheet with a ``case_id`` column).
 
@@ -53,12 +82,11 @@ def read_features(path: str | Path) -> pd.DataFrame:
         raise InputError("The feature table does not exist.", advice="Run `hybrid extract` first.", path=path)
     if path.suffix == ".parquet":
         return check_features(pd.read_parquet(path))
-    return check_features(pd.read_csv(path, dtype={"case_id": str}, float_precision="round_trip"))
+    return check_features(read_exact(path, text=("case_id",)))
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """Read a predictions table, every digit kept, and validate it."""
     if not Path(path).is_file():
         raise InputError("The predictions table does not exist.", advice="Run `hybrid evaluate` first.", path=path)
-    table = pd.read_csv(path, dtype={"case_id": str, "patient_id": str}, float_precision="round_trip")
-    return check_predictions(table)
+    return check_predictions(read_exact(path, text=("case_id", "patient_id", "lesion_id")))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import pandas as pd
 
 from hybrid.analysis import Report, compare_models, evaluate_models
 from hybrid.cases import Cohort
-from hybrid.errors import unknown_name
+from hybrid.errors import InputError, unknown_name
+from hybrid.handcrafted import PRESETS, describe_preset, load_settings
 from hybrid.provenance import code_version, digest, versions
 
 from .config import StudyConfig, load_cohort
 from .evaluate import cross_validate, permutation_null
-from .extract import extract_features
+from .extract import extract_features, plan_parts
 from .files import write_csv, write_json
 from .models import fit_model, load_model, validate_model
 
@@ -90,15 +92,21 @@ def _check_images(config: StudyConfig, cohort: Cohort) -> None:
 
 def study_features(config: StudyConfig, cohort: Cohort, out: Path, work: dict[str, Any]) -> pd.DataFrame:
     """Extract the features of a study into ``out``."""
-    return extract_features(
-        cohort,
-        handcrafted={name: image.handcrafted for name, image in config.images.items()},
-        encoder=config.encoder,
-        scale={name: image.scale for name, image in config.images.items()},
-        modality={name: image.modality for name, image in config.images.items()},
-        out=out,
-        **work,
-    )
+    return extract_features(cohort, **_extraction_settings(config), out=out, **work)
+
+
+def _extraction_settings(config: StudyConfig) -> dict[str, Any]:
+    return {
+        "handcrafted": {name: image.handcrafted for name, image in config.images.items()},
+        "encoder": config.encoder,
+        "scale": {name: image.scale for name, image in config.images.items()},
+        "modality": {name: image.modality for name, image in config.images.items()},
+    }
+
+
+def extraction_digests(config: StudyConfig, cohort: Cohort) -> dict[str, str]:
+    """Digest of everything that determines the values of each kind of feature: parameters, encoder, scale."""
+    return {part.stage: digest(part.settings) for part in plan_parts(cohort, **_extraction_settings(config))}
 
 
 def _evaluation_settings(config: StudyConfig) -> dict[str, Any]:
@@ -144,9 +152,7 @@ def run_record(
     config: StudyConfig, cohort: Cohort, features: pd.DataFrame, predictions: pd.DataFrame
 ) -> dict[str, Any]:
     """Gather what was run, with what and on what: the source of the methods paragraph."""
-    from hybrid.handcrafted import describe_preset
-
-    presets = sorted({image.handcrafted for image in config.images.values() if isinstance(image.handcrafted, str)})
+    presets = sorted({image.handcrafted for image in config.images.values() if _is_preset(image.handcrafted)})
     return {
         "title": config.title,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -160,8 +166,12 @@ def run_record(
         "n_features": features.shape[1],
         "features_digest": digest(features.reset_index().to_csv(index=False)),
         "predictions_digest": digest(predictions.to_csv(index=False)),
-        "presets": {name: describe_preset(name).to_dict("records") for name in presets if not Path(name).suffix},
+        "presets": {name: describe_preset(name).to_dict("records") for name in presets},
     }
+
+
+def _is_preset(settings: Any) -> bool:
+    return isinstance(settings, str) and settings in PRESETS
 
 
 def fit_study(
@@ -204,9 +214,21 @@ def fit_study(
     if name not in sets:
         raise unknown_name("feature set", name, sets)
     model = fit_model(features, cohort, feature_set={name: sets[name]}, **settings)
-    model.save(out)
-    config.to_yaml(out / "study.yaml")
+    replace(model, card=model.card | {"extraction": extraction_digests(config, cohort)}).save(out)
+    _portable(config).to_yaml(out / "study.yaml")
     return out
+
+
+def _portable(config: StudyConfig) -> StudyConfig:
+    """Leave out the cohort's folder, and put the content of parameter files in place of their paths."""
+    images = {
+        name: image
+        if image.handcrafted is None or _is_preset(image.handcrafted)
+        else image.model_copy(update={"handcrafted": load_settings(image.handcrafted).parameters})
+        for name, image in config.images.items()
+    }
+    cohort = config.cohort.model_copy(update={"file": Path(config.cohort.file).name})
+    return config.model_copy(update={"images": images, "cohort": cohort})
 
 
 def validate_study(
@@ -245,6 +267,14 @@ def validate_study(
     model = load_model(model_folder)
     config = StudyConfig.from_yaml(Path(model_folder) / "study.yaml")
     _check_images(config, cohort)
+    for stage, expected in model.card.get("extraction", {}).items():
+        if extraction_digests(config, cohort).get(stage) != expected:
+            raise InputError(
+                f"The features of {stage} would not be those that the model was fitted on: its parameters or encoder "
+                "have changed.",
+                advice="Use the version of this package and the encoder file that the model was made with.",
+                path=model_folder,
+            )
     features = study_features(config, cohort, out, {"n_jobs": n_jobs, "backend": backend, "progress": progress})
     predictions = validate_model(model, features, cohort)
     write_csv(predictions, out / "predictions.csv")

@@ -41,7 +41,8 @@ def simulate_predictions(
                      probability[i], 0.4 + 0.02 * fold[i] if classifier != "majority" else 0.5)
                 )  # fmt: skip
     columns = [
-        "case_id", "patient_id", "feature_set", "classifier", "split", "repeat", "fold", "y_true", "y_prob", "threshold",
+        "case_id", "patient_id", "feature_set", "classifier", "split", "repeat", "fold", "y_true", "y_prob",
+        "threshold",
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -80,22 +81,22 @@ def simulate_null(feature_sets=("handcrafted", "deep", "fused"), n_permutations=
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_predictions():
     return simulate_predictions
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_cohort():
     return simulate_cohort
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_features():
     return simulate_features
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_null():
     return simulate_null
 

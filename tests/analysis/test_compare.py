@@ -155,7 +155,7 @@ def test_baselines_majority_and_clinical_are_references_and_never_compared(make_
     assert result.headline[["model_a", "model_b"]].tolist() == ["handcrafted", "deep"]
     assert len(result.table) == 1
     references = result.models[result.models["role"] == "reference"]
-    assert list(references["model"]) == ["majority", "clinical", "volume"]
+    assert list(references["model"]) == ["majority", "clinical model", "volume"]
     assert references.set_index("model").loc["majority", "auc"] == 0.5
 
 
