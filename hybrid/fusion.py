@@ -18,7 +18,9 @@ INFOLD_PREFIX: Final = "deep_infold_"
 
 CLINICAL_SUFFIX: Final = "+clinical"
 
-NAMED_SETS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+Fusion = Literal["early", "late", "stacking"]
+
+NAMED_SETS: Final[dict[str, tuple[tuple[str, ...], Fusion]]] = {
     "handcrafted": ((HANDCRAFTED_PREFIX,), "early"),
     "deep": ((DEEP_PREFIX,), "early"),
     "fused": ((HANDCRAFTED_PREFIX, DEEP_PREFIX), "early"),
@@ -30,8 +32,6 @@ NAMED_SETS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "fused_infold": ((HANDCRAFTED_PREFIX, INFOLD_PREFIX), "early"),
 }
 """Feature sets by name: the column prefixes of their blocks, and how the blocks are joined."""
-
-Fusion = Literal["early", "late", "stacking"]
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,12 @@ def run_record(
     config: StudyConfig, cohort: Cohort, features: pd.DataFrame, predictions: pd.DataFrame
 ) -> dict[str, Any]:
     """Gather what was run, with what and on what: the source of the methods paragraph."""
-    presets = sorted({image.handcrafted for image in config.images.values() if _is_preset(image.handcrafted)})
+    used = [image.handcrafted for image in config.images.values()]
+    presets = [name for name in PRESETS if name in used]
     return {
         "title": config.title,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "settings": config.model_dump(mode="json"),
+        "settings": _portable(config).model_dump(mode="json"),
         "settings_digest": config.digest,
         "code_version": code_version(),
         "versions": versions(),

@@ -46,8 +46,8 @@ def correlated_noise(
 def deformed_ellipsoid(
     shape: Sequence[int],
     spacing: Sequence[float],
-    centre: Sequence[float],
-    radii: Sequence[float],
+    centre: Sequence[float] | np.ndarray,
+    radii: Sequence[float] | np.ndarray,
     irregularity: float,
     rng: np.random.Generator,
 ) -> np.ndarray:

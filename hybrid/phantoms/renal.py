@@ -261,7 +261,8 @@ def _abdomen(
     for depth, mean, spread, edge in tissues:
         share = soft_edge(depth, edge)
         values = (1 - share) * values + share * (mean + spread * texture)
-    kidneys, centres = np.zeros(shape, np.float32), []
+    kidneys: np.ndarray = np.zeros(shape, np.float32)
+    centres = []
     for side in (-1, 1):
         offset = (rng.normal(0, 6), 30 + rng.normal(0, 4), side * (68 + rng.normal(0, 4)))
         depth = organ(offset, (50, 26, 27), 0.03)
