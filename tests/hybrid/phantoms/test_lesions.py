@@ -41,9 +41,11 @@ def test_same_generator_state_gives_the_same_lesion():
 
 
 def test_contrast_is_that_of_the_property():
-    image, mask = paint(PLAIN, noise_hu=0.0)
-    inner = ndimage.binary_erosion(mask, iterations=3)
-    assert image[inner].mean() - image[mask == 0].mean() == pytest.approx(40.0, abs=4.0)
+    contrasts = []
+    for seed in range(12):
+        image, mask = paint(PLAIN, seed, noise_hu=0.0)
+        contrasts.append(image[ndimage.binary_erosion(mask, iterations=3)].mean() - image[mask == 0].mean())
+    assert np.mean(contrasts) == pytest.approx(40.0, abs=2.0)
 
 
 def test_texture_contrast_and_scale_show_in_the_voxels():
