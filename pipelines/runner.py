@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -185,7 +186,9 @@ def _parallel(
     n_jobs: int,
     backend: str,
 ) -> Iterator[tuple[str, Rows | Failure]]:
-    with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+    with joblib.parallel_config(backend=backend, n_jobs=n_jobs), warnings.catch_warnings():
+        # loky replaces a worker whose memory has grown; nothing is lost and there is nothing for the user to do.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given")
         parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
         yield from parallel(joblib.delayed(_run_one)(function, task, stage, folder) for task in tasks)
 
