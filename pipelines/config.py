@@ -58,6 +58,9 @@ class StudyConfig(_Strict):
     cohort: CohortConfig
     images: dict[str, ImageConfig] = Field(default_factory=lambda: {"image": ImageConfig(handcrafted="ct")})
     encoder: str | None = "bundled"
+    infold_encoder: dict[str, Any] | None = None
+    """Arguments of :class:`hybrid.deep.OutcomeEncoder`, trained inside each fold, for the feature sets ``deep_infold``
+    and ``fused_infold``."""
     outcome_name: str = "outcome"
     positive: str | int | float | bool | None = None
     covariates: list[str] = Field(default_factory=list)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -128,8 +129,13 @@ def study_predictions(
     config: StudyConfig, cohort: Cohort, features: pd.DataFrame, out: Path, work: dict[str, Any]
 ) -> pd.DataFrame:
     """Cross-validate the models of a study; write ``predictions.csv``."""
+    encoder = None
+    if config.infold_encoder is not None:
+        from hybrid.deep import OutcomeEncoder
+
+        encoder = functools.partial(OutcomeEncoder, **config.infold_encoder)
     predictions = cross_validate(
-        features, cohort, repeats=config.repeats, out=out, **_evaluation_settings(config), **work
+        features, cohort, repeats=config.repeats, encoder=encoder, out=out, **_evaluation_settings(config), **work
     )
     write_csv(predictions, out / "predictions.csv")
     return predictions
@@ -141,9 +147,14 @@ def study_null(
     """Repeat the declared pipeline on permuted outcomes; write ``tables/permutation_null.csv``."""
     if not config.permutations:
         return None
-    null = permutation_null(
-        features, cohort, n_permutations=config.permutations, out=out, **_evaluation_settings(config), **work
-    )
+    settings = _evaluation_settings(config)
+    # An encoder per fold and permutation would cost hours; its sets have no null.
+    settings["feature_sets"] = {
+        name: what
+        for name, what in settings["feature_sets"].items()
+        if not (isinstance(what, str) and "infold" in what)
+    }
+    null = permutation_null(features, cohort, n_permutations=config.permutations, out=out, **settings, **work)
     write_csv(null, out / "tables" / "permutation_null.csv")
     return null
 
