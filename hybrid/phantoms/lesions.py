@@ -17,6 +17,9 @@ from .fields import blur, correlated_noise, deformed_ellipsoid, soft_edge
 BACKGROUND_HU = 100.0
 """Mean of the tissue around a lesion: kidney parenchyma in a portal venous phase, about 100 HU and more."""
 
+NECROSIS_HU = 15.0
+"""Density of necrotic tissue, which does not enhance: about that of a cyst."""
+
 
 @dataclass(frozen=True)
 class LesionProperties:
@@ -60,6 +63,9 @@ class LesionProperties:
                 "A lesion needs radius_mm > 0, elongation >= 1 and necrosis_fraction in [0, 1); "
                 f"found {self.radius_mm}, {self.elongation} and {self.necrosis_fraction}."
             )
+        for name in ("irregularity", "texture_scale_mm", "texture_contrast_hu", "edge_mm"):
+            if getattr(self, name) < 0:
+                raise InputError(f"The lesion's {name} must not be negative; found {getattr(self, name)}.")
 
 
 PROPERTY_NAMES = tuple(field.name for field in fields(LesionProperties))
@@ -118,7 +124,7 @@ def lesion_values(
         waves = 0.2 * properties.radius_mm * correlated_noise(depth.shape, 0.3 * properties.radius_mm, spacing, rng)
         level = np.quantile((depth + waves)[depth > 0], 1 - properties.necrosis_fraction)
         necrotic = soft_edge(depth + waves - level, 1.5)
-        values = (1 - necrotic) * values + necrotic * (15.0 - BACKGROUND_HU)
+        values = (1 - necrotic) * values + necrotic * (NECROSIS_HU - BACKGROUND_HU)
     return values.astype(np.float32)
 
 
@@ -154,7 +160,16 @@ def paint_lesion(
         HU.
     mask : ndarray of uint8, shape (z, y, x)
         1 inside the lesion.
+
+    Raises
+    ------
+    InputError
+        When ``size`` or ``spacing`` is not three positive numbers.
     """
+    if len(size) != 3 or len(spacing) != 3 or min(size) < 1 or min(spacing) <= 0:
+        raise InputError(
+            f"Size and spacing must be three positive numbers each, in the order z, y, x; found {size} and {spacing}."
+        )
     centre = [(n - 1) / 2 * step + rng.uniform(-1, 1) for n, step in zip(size, spacing, strict=True)]
     depth = lesion_depth(properties, size, spacing, centre, rng)
     image = BACKGROUND_HU + 8.0 * correlated_noise(size, 2.5, spacing, rng)
