@@ -124,7 +124,7 @@ CLASSIFIERS: Final[dict[str, Classifier]] = {
 ``logistic`` L2 penalty; ``elastic_net`` L1 and L2; ``linear_svm``, ``rbf_svm`` (also ``svm``); ``random_forest``,
 ``extra_trees`` 100 trees; ``xgboost``, ``hist_gradient_boosting`` 60 shallow trees; ``knn``; ``naive_bayes``; ``lda``
 with shrinkage. Two baselines: ``clinical`` is a logistic model that sees the clinical columns only, ``majority``
-predicts the prevalence.
+predicts the more frequent class.
 """
 
 BASELINES: Final = ("majority", "clinical")

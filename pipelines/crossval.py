@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hybrid.classifiers import Classifier, candidates, make_prefix
 from hybrid.fusion import FeatureSet, combine, fit_stacker, logit
-from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, univariate_auc
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
 from hybrid.tables import SELECTED
 
 SMALLEST_SLOPE: Final = 0.05
@@ -213,7 +214,7 @@ def _best(estimators: Sequence[BaseEstimator], inner: Sequence[tuple[Any, ...]],
         for fit, held_out, reduced_fit, reduced_held_out in inner:
             model = clone(estimator).fit(reduced_fit, y[fit])
             out_of_fold[held_out] = _probability(model, reduced_held_out)
-            areas.append(univariate_auc(out_of_fold[held_out, None], y[held_out])[0])
+            areas.append(roc_auc_score(y[held_out], out_of_fold[held_out]))
         area = float(np.mean(areas))
         if best is None or area > best.inner_auc:
             best = _Candidate(estimator, area, out_of_fold)

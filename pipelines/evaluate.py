@@ -457,8 +457,10 @@ def _baseline_rows(payload: _Fold, settings: Settings, seed: int) -> Rows:
     rows: Rows = []
     train, test = payload.train, payload.test
     if "majority" in payload.plan.baselines:
-        share = float(payload.y[train].mean())
-        rows += _rows(payload, BASELINE_SET, "majority", np.full(len(test), share), 0.5, "majority")
+        # The prevalence of a training fold moves against that of its test fold: as a probability it would rank
+        # patients worse than chance. Everybody gets 0.5, and the cut-off says which class is the majority.
+        cutoff = 0.5 if payload.y[train].mean() >= 0.5 else 1.0
+        rows += _rows(payload, BASELINE_SET, "majority", np.full(len(test), 0.5), cutoff, "majority")
     if "clinical" in payload.plan.baselines:
         only = {"clinical": FeatureSet("clinical", (), "early", payload.plan.clinical)}
         own = Settings({"clinical": CLASSIFIERS["clinical"]}, **payload.plan.settings)

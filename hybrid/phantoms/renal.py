@@ -311,10 +311,22 @@ def draw_mass(malignant: bool, site: Site, rng: np.random.Generator) -> RenalMas
 
 
 def shown_contrast(scale_mm: float, site: Site) -> float:
-    """Standard deviation of a Gaussian texture after the scanner, as a fraction of that before.
+    """Compute how much of a texture's contrast a scanner leaves.
 
     Smoothing a field made with a Gaussian kernel of SD s by a Gaussian of SD b lowers its variance by
     ``s / sqrt(s**2 + b**2)`` along each axis; a slice of thickness t averages like ``b**2 = t**2 / 12``.
+
+    Parameters
+    ----------
+    scale_mm : float
+        Standard deviation of the kernel that made the texture (mm).
+    site : Site
+        Scanner.
+
+    Returns
+    -------
+    float
+        Standard deviation after the scan over that before, 0 to 1; noise left out.
     """
     variances = [(width / 2.355) ** 2 for width in site.blur_mm]
     variances[0] += site.spacing[0] ** 2 / 12
@@ -389,7 +401,7 @@ def _place(
 def _box(
     middle: np.ndarray, reach: np.ndarray, shape: Sequence[int], spacing: Sequence[float]
 ) -> tuple[tuple[slice, ...], np.ndarray]:
-    """Voxels within ``reach`` (z, y, x, mm) of a point, cut at the volume's border, and the point as seen from there."""
+    """Voxels within ``reach`` (z, y, x, mm) of a point, cut at the border, and the point as seen from the box (mm)."""
     low = np.maximum(((middle - reach) / spacing).astype(int), 0)
     high = np.minimum(((middle + reach) / spacing).astype(int) + 2, shape)
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)), middle - low * np.asarray(spacing)

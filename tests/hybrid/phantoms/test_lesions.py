@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -72,7 +72,23 @@ def test_irregular_surface_has_more_area():
     assert faces[1] / rough.sum() ** (2 / 3) > 1.1 * faces[0] / smooth.sum() ** (2 / 3)
 
 
-@pytest.mark.parametrize("change", [{"radius_mm": 0.0}, {"elongation": 0.5}, {"necrosis_fraction": 1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [{"radius_mm": 0.0}, {"elongation": 0.5}, {"necrosis_fraction": 1.0}, {"irregularity": -0.1}, {"edge_mm": -1.0}],
+)
 def test_impossible_lesions_are_refused(change):
     with pytest.raises(InputError):
         replace(PLAIN, **change)
+
+
+@pytest.mark.parametrize("arguments", [{"size": (48, 48)}, {"spacing": (1.0, 0.0, 1.0)}])
+def test_impossible_grids_are_refused(arguments):
+    with pytest.raises(InputError, match="order z, y, x"):
+        paint(PLAIN, **arguments)
+
+
+def test_properties_are_drawn_independently_of_each_other():
+    rng = np.random.default_rng(0)
+    drawn = np.asarray([astuple(draw_properties(rng)) for _ in range(2000)])
+    correlation = np.corrcoef(drawn.T) - np.eye(drawn.shape[1])
+    assert np.abs(correlation).max() < 0.08
