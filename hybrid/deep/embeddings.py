@@ -26,7 +26,7 @@ from .networks import ARCHITECTURES, Architecture, architecture_of, build_networ
 from .preprocessing import MODALITIES, Preprocessing, crop_lesion, network_input
 from .weights import CONVENTIONS, StoredTensors, guess_architecture, load_weights, read_weights
 
-BUNDLED: Final = Path(__file__).parent / "weights" / "bundled"
+BUNDLED: Final = Path(__file__).parent / "bundled"
 _RANDOM: Final = "random-"
 
 ENCODERS: Final = ("bundled", *(f"{_RANDOM}{name}" for name in ARCHITECTURES))

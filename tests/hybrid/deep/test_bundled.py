@@ -38,7 +38,7 @@ def test_bundled_encoder_beats_its_own_random_start_on_new_lesions(held_out):
     start = replace(trained, network=build_network("narrow", seed=SEED), spec=None)
     table = probe(trained, start, held_out, resamples=500).set_index("property")
     assert table.loc["mean", "ci_low"] > 0
-    assert table.loc["mean", "r2_trained"] > 0.4
+    assert table.loc["mean", "r2_trained"] > 0.3
 
 
 def test_model_card_holds_the_evaluation():
