@@ -148,11 +148,11 @@ def study_null(
     if not config.permutations:
         return None
     settings = _evaluation_settings(config)
-    # An encoder per fold and permutation would cost hours; its sets have no null.
+    # Trivial baselines need no null of their own; an encoder per fold and permutation would cost hours.
     settings["feature_sets"] = {
         name: what
         for name, what in settings["feature_sets"].items()
-        if not (isinstance(what, str) and "infold" in what)
+        if name not in config.baselines and not (isinstance(what, str) and "infold" in what)
     }
     null = permutation_null(features, cohort, n_permutations=config.permutations, out=out, **settings, **work)
     write_csv(null, out / "tables" / "permutation_null.csv")

@@ -393,6 +393,8 @@ def _place(
     """Put the mass into the kidney's outer part; the box around it, and the depth below its surface in the box (mm)."""
     direction = rng.normal(size=3) * (0.5, 1.0, 1.0)
     middle = centre + radii * direction / np.linalg.norm(direction) * rng.uniform(0.5, 0.95)
+    # A scan shows the whole mass; 1.6 radii leave room for elongation and waves.
+    middle[0] = np.clip(middle[0], 1.6 * lesion.radius_mm, FIELD_MM[0] - 1.6 * lesion.radius_mm)
     box, local = _box(middle, np.full(3, 1.8 * lesion.radius_mm + 6), shape, spacing)
     size = [part.stop - part.start for part in box]
     return box, lesion_depth(lesion, size, spacing, local.tolist(), rng)
@@ -448,9 +450,9 @@ def _abdomen(
     texture = correlated_noise(shape, 2.5, spacing, rng)
     values = _trunk(shape, spacing, scale, texture, rng)
     middle = np.asarray(FIELD_MM) / 2
-    for name, offset, radii in (("liver", (32, -12, -82), (62, 58, 48)), ("spleen", (38, 28, 102), (40, 34, 20))):
+    for name, offset, axes in (("liver", (32, -12, -82), (62, 58, 48)), ("spleen", (38, 28, 102), (40, 34, 20))):
         centre = middle + scale * np.asarray(offset) + rng.normal(0, 4, 3)
-        box, depth = _organ(centre, scale * np.asarray(radii), 0.06, shape, spacing, rng)
+        box, depth = _organ(centre, scale * np.asarray(axes), 0.06, shape, spacing, rng)
         _lay(values, box, depth, HU[name] + 6 * texture[box], 3.0)
     kidneys, hosts = np.zeros(shape, bool), []
     for side in (-1, 1):
