@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from hybrid.cases import Cohort
 from hybrid.classifiers import BASELINES, CLASSIFIERS, resolve_classifiers
-from hybrid.errors import InputError, unknown_name
+from hybrid.errors import InputError, LeakageError, unknown_name
 from hybrid.fusion import INFOLD_PREFIX, FeatureSet, resolve_feature_sets
 from hybrid.provenance import code_version, digest
 from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, univariate_auc
@@ -427,7 +427,7 @@ def outer_splits(y: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> 
     splits = list(splitter.split(np.zeros(len(y)), y, patients))
     for train, test in splits:
         if set(patients[train]) & set(patients[test]):
-            raise AssertionError("A patient fell on both sides of a split.")
+            raise LeakageError("A patient fell on both sides of a split.", advice="Please report this.")
         if len(np.unique(y[train])) < 2:
             raise InputError("A training fold has one outcome only.", advice="Use fewer folds.")
     return splits

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import logging
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from hybrid import Case, Cohort, InputError
 from hybrid.classifiers import candidates, make_prefix, resolve_classifiers
+from hybrid.deep import OutcomeEncoder
 from hybrid.fusion import FeatureSet
 from hybrid.images import read_image, read_mask, to_array
 from hybrid.pipelines import cross_validate, permutation_null
@@ -303,3 +305,14 @@ def test_permutation_null_is_reproducible_and_centred_near_chance():
     assert null["permutation"].tolist() == list(range(12))
     assert 0.3 < null["auc"].mean() < 0.65
     pd.testing.assert_frame_equal(null, permutation_null(table, cohort, n_permutations=12, n_jobs=2, **settings))
+
+
+@pytest.mark.slow
+def test_outcome_encoder_is_trained_inside_every_fold(write_scan):
+    table, _ = make(n=18)
+    cohort = Cohort(Case(name, "", *write_scan(name, seed=i), outcome=i % 2) for i, name in enumerate(table.index))
+    factory = functools.partial(OutcomeEncoder, epochs=2, modality="ct", start="random-narrow")
+    settings = {**QUICK, "feature_sets": ["deep_infold"], "classifiers": ["logistic"], "encoder": factory}
+    one, two = (cross_validate(table, cohort, **settings, n_jobs=jobs) for jobs in (1, 2))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert one["y_prob"].between(0, 1).all()
