@@ -393,8 +393,8 @@ def _place(
     """Put the mass into the kidney's outer part; the box around it, and the depth below its surface in the box (mm)."""
     direction = rng.normal(size=3) * (0.5, 1.0, 1.0)
     middle = centre + radii * direction / np.linalg.norm(direction) * rng.uniform(0.5, 0.95)
-    # A scan shows the whole mass; 1.6 radii leave room for elongation and waves.
-    middle[0] = np.clip(middle[0], 1.6 * lesion.radius_mm, FIELD_MM[0] - 1.6 * lesion.radius_mm)
+    # A scan shows the whole mass; 1.9 radii leave room for elongation and waves.
+    middle[0] = np.clip(middle[0], 1.9 * lesion.radius_mm, FIELD_MM[0] - 1.9 * lesion.radius_mm)
     box, local = _box(middle, np.full(3, 1.8 * lesion.radius_mm + 6), shape, spacing)
     size = [part.stop - part.start for part in box]
     return box, lesion_depth(lesion, size, spacing, local.tolist(), rng)
