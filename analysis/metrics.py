@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hybrid.errors import InputError
+from hybrid.tables import SELECTED
 
 from .panel import FloatArray, Model, Panel, mean_over_repeats
 from .resampling import Resampled, bootstrap, weighted_auc
@@ -299,12 +300,14 @@ def confusion(predictions: pd.DataFrame, *, split: str | None = None) -> pd.Data
 
 
 def find_models(panel: Panel, models: Sequence[str | Model] | None) -> list[Model]:
-    """Models given as ``(feature_set, classifier)`` or, where that is unique, by feature set alone.
+    """Models given as ``(feature_set, classifier)``, or by feature set alone.
+
+    A feature set alone stands for its classifier ``"selected"`` (chosen in the inner loop), or for its only one.
 
     Raises
     ------
     InputError
-        For an unknown model, or a feature set with several classifiers.
+        For an unknown model, or a feature set with several classifiers of which none was selected.
     """
     if models is None:
         return list(panel.models)
@@ -314,6 +317,7 @@ def find_models(panel: Panel, models: Sequence[str | Model] | None) -> list[Mode
             found.append(panel.models[panel.position((str(model[0]), str(model[1])))])
             continue
         matching = [other for other in panel.models if other[0] == model]
+        matching = [other for other in matching if other[1] == SELECTED] or matching
         if len(matching) != 1:
             names = [other[0] for other in panel.models]
             if model not in names:

@@ -78,9 +78,13 @@ def test_models_can_be_named(small_predictions, ax):
     ]  # fmt: skip
 
 
-def test_a_feature_set_with_several_classifiers_must_be_told_apart(small_predictions):
-    with pytest.raises(InputError, match="'deep' has 3 classifiers"):
-        plot_roc(small_predictions, models=["deep"], **FAST)
+def test_a_feature_set_stands_for_the_classifier_chosen_in_the_inner_loop(small_predictions, ax):
+    plot_roc(small_predictions, ax=ax, models=["deep"], **FAST)
+    curves = roc_curves(small_predictions, models=["deep"], **FAST)
+    assert set(curves["classifier"]) == {"selected"}
+    alone = small_predictions[small_predictions["classifier"] != "selected"]
+    with pytest.raises(InputError, match="'deep' has 2 classifiers"):
+        plot_roc(alone, models=["deep"], **FAST)
 
 
 def test_a_misspelt_model_names_the_nearest(small_predictions):
