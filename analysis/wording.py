@@ -186,7 +186,9 @@ def first_paragraph(
         parts.append(
             (
                 "Simulated.",
-                "These patients do not exist: the numbers show how the software behaves, nothing about medicine.",
+                "These patients do not exist: the numbers show how the software behaves, nothing about medicine. The "
+                "encoder that comes with the package was trained on lesions of the same simulator, which flatters deep "
+                "features here.",
             )
         )
     if comparison is not None and headline is not None:
