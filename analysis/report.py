@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from .describe import describe_cohort, describe_features
 from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
 from .metrics import confusion, evaluate_models
+from .pages import render
 from .panel import Panel
 from .references import Citations
 from .views import (
@@ -264,18 +265,15 @@ class Report:
         )
 
     def _render(self, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Picture]) -> str:
-        from jinja2 import Environment, StrictUndefined
-
         cite = Citations()
         methods = methods_sections(
             self.predictions, self.metrics, self.result, self.record, cite, level=self.level,
             is_table_one=self.cohort is not None,
         )  # fmt: skip
-        source = resources.files(__package__).joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
-        template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         setting = self._setting()
         null = summarise_null(self.null, self.level, self.classifier)
-        return template.from_string(source).render(
+        return render(
+            "report.html.j2",
             title=self.title,
             simulated=self.simulated,
             date=str(self.record.get("finished", ""))[:10],

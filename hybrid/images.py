@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import nibabel as nib
 import numpy as np
@@ -328,6 +328,54 @@ def _share_inside(image: sitk.Image, mask: sitk.Image) -> float:
     continuous = (points - np.asarray(image.GetOrigin())) @ direction / np.asarray(image.GetSpacing())
     upper = np.asarray(image.GetSize()) - 0.5
     return float(((continuous >= -0.5) & (continuous <= upper)).all(axis=1).mean())
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """Which axis of an array (z, y, x) points where; see :func:`orientation_of`.
+
+    Attributes
+    ----------
+    order : tuple of int
+        Array axes that point along superior, posterior, left (or against them).
+    flips : tuple of bool
+        For each of the three, whether it points against.
+    """
+
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Array (z, y, x) in canonical order: axes towards superior, posterior, left. A view; no interpolation."""
+        return np.flip(array.transpose(self.order), self._flipped)
+
+    def undo(self, array: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`apply`."""
+        return np.flip(array, self._flipped).transpose(np.argsort(self.order))
+
+    @property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(axis for axis in range(3) if self.flips[axis])
+
+    def triple(self, values: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Reorder one value per array axis (size, spacing) to the canonical order."""
+        return values[self.order[0]], values[self.order[1]], values[self.order[2]]
+
+
+def orientation_of(image: sitk.Image) -> Orientation:
+    """Nearest of the 48 axis orders of an image; oblique images are named by their nearest axes.
+
+    Returns
+    -------
+    Orientation
+        Brings the image's array to the canonical order and back.
+    """
+    letters = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
+    axis_of = {letter: 2 - position for position, letter in enumerate(letters)}
+    pairs = (("S", "I"), ("P", "A"), ("L", "R"))
+    order = [axis_of[along if along in axis_of else against] for along, against in pairs]
+    flips = [against in axis_of for _, against in pairs]
+    return Orientation((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
 
 
 def index_to_point(image: sitk.Image, indices_xyz: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ cohort                  one row per case; :data:`COHORT_COLUMNS` plus ``image_<n
 features                index ``case_id`` (and ``roi_label`` when cases have several regions); columns start with
                         ``rad_`` (handcrafted) or ``deep_`` (embedding)
 predictions             long: one row per case, model, repeat; :data:`PREDICTION_COLUMNS`
+masks                   long: one row per case, structure or lesion, and metric; :data:`MASK_COLUMNS`
 failures                :data:`FAILURE_COLUMNS`
 ======================  ================================================================================================
 """
@@ -46,6 +47,24 @@ PREDICTION_COLUMNS: Final = (
 patients that the model was fitted on and ``"external"`` for new patients; ``repeat`` and ``fold`` count from 0;
 ``y_true`` is 0 or 1 (1 = positive class); ``y_prob`` is the probability of the positive class; ``threshold`` is the
 cut-off chosen on training patients only (a case is called positive when ``y_prob >= threshold``).
+"""
+
+MASK_COLUMNS: Final = (
+    "case_id",
+    "patient_id",
+    "site",
+    "split",
+    "structure",
+    "lesion_id",
+    "size_bin",
+    "metric",
+    "value",
+    "convention",
+)
+"""Columns of a table of mask metrics: long, one row per case, structure (or lesion) and metric.
+
+``lesion_id`` is empty for a whole structure, ``"r1"``, ``"r2"`` ... for reference lesions and ``"p1"``, ``"p2"`` ...
+for predicted ones; ``size_bin`` is the lesion's size stratum; ``convention`` says how the value is defined.
 """
 
 FAILURE_COLUMNS: Final = ("case_id", "stage", "error", "message", "advice")

@@ -95,6 +95,7 @@ def run_tasks(
     n_jobs: int = 1,
     backend: str = "loky",
     progress: bool = True,
+    valid: Callable[[Rows], bool] | None = None,
 ) -> TaskResults:
     """Run ``function(payload, seed)`` for every task.
 
@@ -114,6 +115,8 @@ def run_tasks(
         A joblib backend: ``"loky"``, ``"threading"``, ``"multiprocessing"``, ``"dask"``, ``"ray"``.
     progress : bool
         Show a progress bar with a time estimate.
+    valid : callable, optional
+        Says of stored rows whether they may be used: False when a file that they name is gone.
 
     Returns
     -------
@@ -132,6 +135,8 @@ def run_tasks(
         raise InputError(f"Two tasks of stage {stage!r} have one id.", advice="Give each case its own case_id.")
     folder = None if out is None else Path(out) / "cache" / stage
     done = {task.task_id: rows for task in tasks if (rows := _read_cache(folder, task)) is not None}
+    if valid is not None:
+        done = {task_id: rows for task_id, rows in done.items() if valid(rows)}
     pending = [task for task in tasks if task.task_id not in done]
     if done and progress:
         logger.info("%s: %d of %d already done, taken from %s", stage, len(done), len(tasks), folder)
@@ -295,6 +300,7 @@ def run_cases(
     n_jobs: int = 1,
     backend: str = "loky",
     progress: bool = True,
+    valid: Callable[[Rows], bool] | None = None,
 ) -> TaskResults:
     """Run a function over the cases of a cohort, with one cache file per case.
 
@@ -304,7 +310,7 @@ def run_cases(
         ``function(case, seed)``, usually a ``functools.partial`` over the settings.
     cohort : Cohort
         Its ids must be unique.
-    stage, out, n_jobs, backend, progress
+    stage, out, n_jobs, backend, progress, valid
         See :func:`run_tasks`.
     settings : mapping
         Everything besides the case that changes the result; enters the key with the content of the case's files, its
@@ -320,7 +326,9 @@ def run_cases(
     quiet = not progress or len(cohort) < 100
     cases = tqdm(cohort, desc=f"{stage}: files", unit="case", disable=quiet, leave=False)
     tasks = [Task(case.case_id, case_key(case, common), case) for case in cases]
-    return run_tasks(function, tasks, stage=stage, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
+    return run_tasks(
+        function, tasks, stage=stage, out=out, n_jobs=n_jobs, backend=backend, progress=progress, valid=valid
+    )
 
 
 def case_key(case: Case, common: str) -> str:

@@ -1,0 +1,293 @@
+"""The renal cascade: kidneys at low resolution, masses inside them, a class for every mass (system a).
+
+Stage 1 looks at the whole scan at low resolution; stage 2, an ensemble, only at the kidneys and a margin; stage 3 at
+each mass. Rules between the stages are in mm and mm^3 and are part of the model's card.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+from scipy import ndimage
+
+from hybrid.errors import InputError
+from hybrid.images import from_array
+from hybrid.lesions import label_lesions, lesion_table
+from hybrid.provenance import digest
+
+from .geometry import Box
+from .inference import Segmentation
+from .lesion_classes import LesionClassifier, load_lesion_classifier
+from .preprocessing import Scan, open_scan
+from .segmenter import SegmentedCase, Segmenter, confidence, load_segmenter, read_card, write_card
+
+FORMAT: Final = "hybrid-renal-cascade-1"
+KIDNEY, MASS = 1, 2
+"""Labels of the masks that the cascade writes."""
+
+CLASS_OFFSET: Final = 1
+"""The class map holds the number of the class in the card's list plus this; 0 is background."""
+
+
+@dataclass(frozen=True)
+class CascadeRules:
+    """Post-processing between the stages.
+
+    Parameters
+    ----------
+    margin_mm : float
+        What stage 2 sees around the kidneys of stage 1.
+    max_kidneys : int
+        Largest regions kept in stage 1.
+    min_kidney_mm3 : float
+        Smaller regions of stage 1 are dropped.
+    min_mass_mm3 : float
+        Smaller masses are dropped.
+    max_distance_mm : float
+        Masses farther than this from a kidney are dropped.
+    """
+
+    margin_mm: float = 15.0
+    max_kidneys: int = 2
+    min_kidney_mm3: float = 10_000.0
+    min_mass_mm3: float = 30.0
+    max_distance_mm: float = 5.0
+
+
+@dataclass(frozen=True)
+class RenalCascade:
+    """Three stages and the rules between them.
+
+    Parameters
+    ----------
+    kidney : Segmenter
+        Stage 1; any foreground counts as kidney (with its masses).
+    mass : Segmenter
+        Stage 2; its labels are 1 kidney and 2 mass.
+    classifier : LesionClassifier, optional
+        Stage 3.
+    rules : CascadeRules
+        Margins and limits.
+    path : Path
+        The folder.
+    """
+
+    kidney: Segmenter
+    mass: Segmenter
+    classifier: LesionClassifier | None = None
+    rules: CascadeRules = field(default_factory=CascadeRules)
+    path: Path = Path()
+
+    @property
+    def digest(self) -> str:
+        """Digest of all weights, options and rules."""
+        parts = [self.kidney.digest, self.mass.digest, self.classifier.digest if self.classifier else None]
+        return digest([parts, asdict(self.rules)])
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Labels of the mask."""
+        return {KIDNEY: "kidney", MASS: "mass"}
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """Hashed patients that any stage was trained on."""
+        own = self.classifier.card.get("patients", []) if self.classifier else []
+        return self.kidney.patients | self.mass.patients | frozenset(own)
+
+    def refuse_trained(self, patients: Iterable[str]) -> None:
+        """Raise when one of the patients was trained on; see :meth:`Segmenter.refuse_trained`."""
+        for stage in (self.kidney, self.mass):
+            stage.refuse_trained(patients)
+
+    def with_options(self, **changes: Any) -> RenalCascade:
+        """Return the same cascade with other inference options in both segmentation stages."""
+        return replace(self, kidney=self.kidney.with_options(**changes), mass=self.mass.with_options(**changes))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data for provenance."""
+        return {
+            "path": self.path.name, "kidney": self.kidney.describe(), "mass": self.mass.describe(),
+            "classes": list(self.classifier.classes) if self.classifier else [], "rules": asdict(self.rules),
+        }  # fmt: skip
+
+    def segment(self, image: sitk.Image, *, case_id: str | None = None) -> SegmentedCase:
+        """Run all stages on one CT.
+
+        Parameters
+        ----------
+        image : SimpleITK.Image
+            CT in Hounsfield units, any orientation and voxel size.
+        case_id : str, optional
+            Named in errors.
+
+        Returns
+        -------
+        SegmentedCase
+            ``mask`` (1 kidney, 2 mass); ``maps`` with ``kidney``, ``mass`` (numbered masses) and ``class``; one row per
+            mass with class probabilities; embeddings.
+        """
+        begin = time.monotonic()
+        scan = open_scan(image, case_id=case_id)
+        coarse = self.kidney.run(scan)
+        kidneys = keep_kidneys(coarse.coarse > 0, self.kidney.plan.spacing, self.rules)
+        relevant = widened(kidneys, self.rules.margin_mm, self.kidney.plan.spacing)
+        fine = self.mass.run(scan, relevant=relevant)
+        labels, numbers = self._clean(fine, scan)
+        lesions, embeddings = self._masses(numbers, image, scan, fine, case_id)
+        details = {
+            "windows": coarse.windows.total + fine.windows.total,
+            "windows_run": coarse.windows.run + fine.windows.run, "seconds": time.monotonic() - begin,
+        }  # fmt: skip
+        back = lambda array: from_array(scan.orientation.undo(array), image)  # noqa: E731
+        maps = {"kidney": back((labels > 0).astype(np.uint8)), "mass": back(numbers.astype(np.uint16))}
+        if self.classifier is not None:
+            maps["class"] = back(self._class_map(numbers, lesions))
+        return SegmentedCase(back(labels), lesions, maps, embeddings, details)
+
+    def _clean(self, fine: Segmentation, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
+        """Labels after the rules of stage 2 and the masses numbered by volume."""
+        labels = fine.labels.copy()
+        box = foreground_box(labels)
+        if box is None:
+            return labels, np.zeros(labels.shape, np.int32)
+        inside, numbers = labels[box], np.zeros(labels.shape, np.int32)
+        kept = keep_kidneys(inside > 0, scan.spacing, self.rules)
+        near = widened(kept & (inside == KIDNEY), self.rules.max_distance_mm, scan.spacing)
+        found, count = label_lesions(inside == MASS, scan.spacing, min_volume_mm3=self.rules.min_mass_mm3)
+        close = np.unique(found[near & (found > 0)])
+        alone = not (inside == KIDNEY).any()
+        wanted = [number for number in range(1, count + 1) if alone or number in close]
+        renumbered = np.zeros(count + 1, np.int32)
+        renumbered[wanted] = np.arange(1, len(wanted) + 1)
+        masses = renumbered[found]
+        cleaned = np.where(kept & (inside == KIDNEY), KIDNEY, 0).astype(np.uint8)
+        cleaned[(inside == MASS) & kept & (masses == 0)] = KIDNEY
+        cleaned[masses > 0] = MASS
+        labels[box], numbers[box] = cleaned, masses
+        return labels, numbers
+
+    def _masses(
+        self, numbers: np.ndarray, image: sitk.Image, scan: Scan, fine: Segmentation, case_id: str | None
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        box = foreground_box(numbers)
+        original = scan.orientation.undo(numbers)
+        table = lesion_table(original > 0, image)
+        if box is None:
+            return self._named(table, np.zeros((0, len(self.classes)))), pd.DataFrame()
+        ordered, _ = label_lesions(original > 0, image.GetSpacing()[::-1])
+        canonical = scan.orientation.apply(ordered)
+        scores = [confidence(canonical == number, fine) for number in table["lesion_id"]]
+        table = table.assign(confidence=[s[0] for s in scores], mean_probability=[s[1] for s in scores])
+        numbers[:] = canonical
+        if self.classifier is None:
+            return self._named(table, np.zeros((len(table), 0))), pd.DataFrame()
+        inputs = [
+            self.classifier.input(image, from_array((ordered == number).astype(np.uint8), image), case_id=case_id)
+            for number in table["lesion_id"]
+        ]
+        probabilities, vectors = self.classifier.classify(inputs)
+        columns = [f"deep_{i:04d}" for i in range(vectors.shape[1])]
+        embeddings = pd.DataFrame(vectors, columns=columns).assign(lesion_id=table["lesion_id"].to_numpy())
+        return self._named(table, probabilities), embeddings[["lesion_id", *columns]]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Classes of stage 3."""
+        return self.classifier.classes if self.classifier else ()
+
+    def _named(self, table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+        table = table.assign(label=MASS, label_name="mass")
+        for column in ("confidence", "mean_probability"):
+            if column not in table:
+                table[column] = pd.Series(dtype=float)
+        if self.classes:
+            names = np.array(self.classes, dtype=object)
+            table = table.assign(predicted_class=names[probabilities.argmax(1)] if len(table) else [])
+            table = table.assign(**{f"y_prob_{name}": probabilities[:, i] for i, name in enumerate(self.classes)})
+        return table
+
+    def _class_map(self, numbers: np.ndarray, lesions: pd.DataFrame) -> np.ndarray:
+        values = np.zeros(int(numbers.max()) + 1, np.uint8)
+        for row in lesions.itertuples():
+            values[row.lesion_id] = self.classes.index(row.predicted_class) + CLASS_OFFSET
+        return values[numbers]
+
+
+def foreground_box(labels: np.ndarray) -> Box | None:
+    """Bounding box of everything that is not 0, or None."""
+    found = ndimage.find_objects((labels > 0).astype(np.uint8))
+    return found[0] if found else None
+
+
+def keep_kidneys(region: np.ndarray, spacing: tuple[float, float, float], rules: CascadeRules) -> np.ndarray:
+    """Keep the largest connected regions (26-neighbourhood): at most ``max_kidneys``, none below ``min_kidney_mm3``."""
+    numbers, count = label_lesions(region, spacing, min_volume_mm3=rules.min_kidney_mm3)
+    return (numbers > 0) & (numbers <= min(count, rules.max_kidneys))
+
+
+def widened(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Voxels within ``margin_mm`` of a region (Euclidean distance)."""
+    box = foreground_box(region)
+    result = np.zeros(region.shape, bool)
+    if box is None:
+        return result
+    reach = [int(np.ceil(margin_mm / s)) + 1 for s in spacing]
+    wide = tuple(slice(max(0, b.start - r), b.stop + r) for b, r in zip(box, reach, strict=True))
+    result[wide] = ndimage.distance_transform_edt(~region[wide].astype(bool), sampling=spacing) <= margin_mm
+    return result
+
+
+def save_cascade(
+    folder: str | Path, rules: CascadeRules, *, classifier: bool, card: Mapping[str, Any] | None = None
+) -> Path:
+    """Write the card of a cascade whose stages lie in ``kidney``, ``mass`` and ``classifier`` inside the folder."""
+    folder = Path(folder)
+    stages = {"kidney": "kidney", "mass": "mass", **({"classifier": "classifier"} if classifier else {})}
+    write_card(folder, {"format": FORMAT, "stages": stages, "rules": asdict(rules), **(card or {})})
+    return folder
+
+
+def load_cascade(folder: str | Path) -> RenalCascade:
+    """Load a cascade folder.
+
+    Raises
+    ------
+    InputError
+        When the folder is no cascade, or stage 2 does not know kidney and mass.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    if card.get("format") != FORMAT:
+        raise InputError(f"The folder holds no cascade (format {card.get('format')!r}).", path=folder)
+    stages = card["stages"]
+    mass = load_segmenter(folder / stages["mass"])
+    if mass.plan.labels != (KIDNEY, MASS):
+        raise InputError(
+            f"Stage 2 of a cascade needs the labels 1 (kidney) and 2 (mass); this model has {mass.labels}.",
+            advice="The stage comes from another label set; train it with `hybrid renal-mass`.",
+            path=folder / stages["mass"],
+        )
+    classifier = load_lesion_classifier(folder / stages["classifier"]) if "classifier" in stages else None
+    return RenalCascade(
+        load_segmenter(folder / stages["kidney"]), mass, classifier, CascadeRules(**card["rules"]), folder
+    )
+
+
+def load_model(folder: str | Path) -> Segmenter | RenalCascade:
+    """Load a segmentation model of any kind: single network, ensemble or cascade."""
+    return load_cascade(folder) if read_card(folder).get("format") == FORMAT else load_segmenter(folder)
+
+
+def read_rules(folder: str | Path) -> dict[str, Any]:
+    """Rules of a cascade as plain data."""
+    content = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+    return dict(content["rules"])

@@ -1,0 +1,177 @@
+"""One case as a network sees it: oriented, resampled, normalised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import SimpleITK as sitk
+
+from hybrid.errors import InputError
+from hybrid.images import Orientation, orientation_of, to_array
+from hybrid.mri import correct_bias
+
+from .geometry import WHOLE, Box, resize, resize_labels, target_shape
+from .planning import SegmentationPlan
+
+COORDINATES_KEPT: Final = 4000
+"""Foreground voxels remembered per label, to centre training patches on."""
+
+CLIP_PERCENTILES: Final = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan that can be asked for any box of the plan's grid.
+
+    Attributes
+    ----------
+    array : ndarray, shape (z, y, x)
+        Source voxels in canonical orientation.
+    orientation : Orientation
+        How the source's axes lie.
+    spacing : tuple of float
+        Source voxel size (mm), canonical order.
+    """
+
+    array: np.ndarray
+    orientation: Orientation
+    spacing: tuple[float, float, float]
+
+    def shape_at(self, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
+        """Voxels of the whole scan at another voxel size."""
+        return target_shape(self.array.shape, self.spacing, spacing)
+
+
+def open_scan(image: sitk.Image, *, bias_correction: bool = False, case_id: str | None = None) -> Scan:
+    """Bring an image into canonical orientation (no interpolation).
+
+    Raises
+    ------
+    InputError
+        For an image of a single slice, or when the bias field cannot be estimated.
+    """
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
+        raise InputError(
+            f"A 3D network needs a volume; found {' × '.join(map(str, image.GetSize()))} voxels.",
+            advice="Give the whole series, not one slice.",
+            case_id=case_id,
+        )
+    if bias_correction:
+        image = correct_bias(image, case_id=case_id)
+    orientation = orientation_of(image)
+    spacing = orientation.triple(tuple(image.GetSpacing()[::-1]))
+    return Scan(orientation.apply(to_array(image)), orientation, spacing)
+
+
+def intensity_scale(scan: Scan, plan: SegmentationPlan) -> tuple[float, float, float, float]:
+    """Clip limits, mean and standard deviation that normalise a scan.
+
+    CT: the foreground statistics of the plan. MR: percentiles 0.5 and 99.5 of the voxels above the scan's minimum, and
+    mean and standard deviation of those voxels after clipping.
+    """
+    if plan.modality == "ct":
+        return tuple(plan.intensity[name] for name in ("low", "high", "mean", "sd"))  # type: ignore[return-value]
+    values = scan.array[scan.array > scan.array.min()].astype(np.float64)
+    if not values.size:
+        values = scan.array.astype(np.float64).ravel()
+    low, high = np.percentile(values, CLIP_PERCENTILES)
+    clipped = np.clip(values, low, high)
+    return float(low), float(high), float(clipped.mean()), float(max(clipped.std(), 1e-6))
+
+
+def network_array(scan: Scan, plan: SegmentationPlan, part: Box = (WHOLE, WHOLE, WHOLE)) -> np.ndarray:
+    """Normalised voxels of a box of the plan's grid; the values do not depend on the box.
+
+    Returns
+    -------
+    ndarray of float32, shape (z, y, x)
+        About zero mean and unit variance in tissue.
+    """
+    low, high, mean, sd = intensity_scale(scan, plan)
+    values = np.clip(resize(scan.array, scan.shape_at(plan.spacing), part), np.float32(low), np.float32(high))
+    values -= mean
+    values /= sd
+    return values
+
+
+def network_labels(mask: sitk.Image, scan: Scan, plan: SegmentationPlan, *, case_id: str | None = None) -> np.ndarray:
+    """Labels on the plan's grid: 0 background, 1, 2, ... in the order of ``plan.labels``.
+
+    Raises
+    ------
+    InputError
+        When the mask holds a label that the plan does not know.
+    """
+    labels = merge_labels(scan.orientation.apply(to_array(mask)), plan.label_map)
+    extra = sorted(set(np.unique(labels).tolist()) - set(plan.labels) - {0})
+    if extra:
+        raise InputError(
+            f"The mask holds the labels {extra}; the plan knows {list(plan.labels)}.",
+            advice="Merge or remove them, or declare them when training starts.",
+            case_id=case_id,
+        )
+    return resize_labels(labels, scan.shape_at(plan.spacing), plan.labels)
+
+
+def merge_labels(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
+    """Labels with the values of ``label_map`` replaced; the input is not changed."""
+    merged = labels
+    for source, target in label_map.items():
+        merged = np.where(labels == source, target, merged)
+    return merged
+
+
+def crop_box(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> Box:
+    """Bounding box of a region, widened by a margin (mm), inside the array."""
+    box = []
+    for axis in range(3):
+        found = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
+        extra = int(np.ceil(margin_mm / spacing[axis]))
+        box.append(slice(max(0, int(found[0]) - extra), min(region.shape[axis], int(found[-1]) + 1 + extra)))
+    return box[0], box[1], box[2]
+
+
+def write_training_case(
+    image: sitk.Image, mask: sitk.Image, plan: SegmentationPlan, path: Path, *, case_id: str
+) -> dict[str, Any]:
+    """Store a case as the training reads it: half precision voxels, labels, foreground coordinates.
+
+    Parameters
+    ----------
+    image, mask : SimpleITK.Image
+        On one grid.
+    plan : SegmentationPlan
+        With ``crop_margin_mm`` the case is cropped to its foreground and that margin.
+    path : Path
+        The ``.npz`` file to write.
+    case_id : str
+        Named in errors.
+
+    Returns
+    -------
+    dict
+        ``shape_z, shape_y, shape_x`` and the voxels of each label.
+    """
+    scan = open_scan(image, bias_correction=plan.bias_correction, case_id=case_id)
+    labels = network_labels(mask, scan, plan, case_id=case_id)
+    box: Box = (WHOLE, WHOLE, WHOLE)
+    if plan.crop_margin_mm is not None and labels.any():
+        box = crop_box(labels > 0, plan.crop_margin_mm, plan.spacing)
+    labels = labels[box]
+    values = network_array(scan, plan, box)
+    rng = np.random.default_rng(0)
+    places: dict[str, Any] = {f"places_{number}": _places(labels == number, rng) for number in range(1, plan.channels)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, image=values.astype(np.float16), labels=labels, **places)
+    partial.replace(path)
+    counts = {f"voxels_{name}": int((labels == i).sum()) for i, name in enumerate(plan.label_names, 1)}
+    return {"shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts}
+
+
+def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    found = np.argwhere(region).astype(np.int16)
+    return found if len(found) <= COORDINATES_KEPT else found[rng.choice(len(found), COORDINATES_KEPT, replace=False)]

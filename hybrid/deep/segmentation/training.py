@@ -1,0 +1,521 @@
+"""Training of one segmentation network.
+
+The loop is deterministic: patch ``i`` of epoch ``e`` is drawn from the seed ``(seed, e, i)`` whatever process makes it,
+and a run that was interrupted goes on from its last checkpoint with the same patches and the same learning rates as one
+that was not. Several GPUs, and mixed precision, are Lightning Fabric's (``lightning_fabric``).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from monai.losses.dice import DiceCELoss
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hybrid.errors import HybridError, InputError
+from hybrid.provenance import digest
+
+from .augmentation import random_patch
+from .engines import InferenceOptions, make_engine
+from .inference import predict_array
+from .networks import build_segmenter, outputs
+from .planning import SegmentationPlan
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT: Final = "checkpoint.pt"
+CURVES: Final = "curves.csv"
+WARM_UP: Final = 0.03
+"""Share of the training in which the learning rate rises."""
+
+MONITORED_CASES: Final = 6
+"""Cases of each set whose Dice is computed after every epoch."""
+
+MEMORY_SHARE: Final = 0.9
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long and how a network is trained.
+
+    Parameters
+    ----------
+    minutes : float, optional
+        Training time; the learning rate follows the time that was spent (an interruption does not count), so that it
+        reaches its end on a busy machine, too.
+    epochs : int, optional
+        Number of epochs instead; repeatable on any machine. Default without both: 200.
+    steps : int
+        Training steps per epoch.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate rises over 3 % of the steps and falls along a cosine.
+    ema : float
+        Decay of the averaged weights that are validated and kept; 0 keeps the last weights.
+    patience : int
+        Stop when the smoothed validation Dice has not risen for so many epochs, and keep the best epoch's weights; 0
+        trains to the end, where the learning rate is smallest, and keeps the last.
+    augment : bool
+        Change space and intensities of the patches at random.
+    seed : int
+        Start weights and patches.
+    precision : {"auto", "32-true", "bf16-mixed", "16-mixed"}
+        "auto" takes mixed precision where the hardware is faster with it and the results agree.
+    workers : int
+        Processes that prepare patches; 0 prepares them in this one.
+    accelerator : str
+        "auto", "cpu", "gpu": Lightning Fabric's name.
+    devices : int
+        Number of GPUs or processes.
+    checkpoint_minutes : float
+        How often the state is written.
+    """
+
+    minutes: float | None = None
+    epochs: int | None = None
+    steps: int = 50
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    ema: float = 0.995
+    patience: int = 0
+    augment: bool = True
+    seed: int = 0
+    precision: str = "auto"
+    workers: int = 0
+    accelerator: str = "auto"
+    devices: int = 1
+    checkpoint_minutes: float = 3.0
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "epochs", "steps", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"The '{name}' parameter must be positive; found {value}.")
+        if self.minutes is not None and self.epochs is not None:
+            raise InputError("Give minutes or epochs, not both.")
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """A case on disk as training reads it (see ``write_training_case``)."""
+
+    case_id: str
+    path: Path
+    content: str = ""
+    """Digest of the image and mask that it was made from."""
+
+    def load(self) -> Mapping[str, np.ndarray]:
+        """Arrays ``image, labels, places_1, ...``.
+
+        Raises
+        ------
+        InputError
+            When the file is damaged.
+        """
+        try:
+            with np.load(self.path) as stored:
+                return {name: stored[name] for name in stored.files}
+        except Exception as error:
+            raise InputError(
+                f"The prepared case cannot be read: {error}.",
+                advice="Delete the file and run the same command again; training goes on where it stopped.",
+                case_id=self.case_id,
+                path=self.path,
+            ) from error
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """Result of :func:`train_network`.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        On the CPU, in evaluation mode.
+    curves : DataFrame
+        ``epoch, train_loss, train_dice, validation_dice, learning_rate, seconds`` and the Dice of each label.
+    epochs : int
+        Epochs trained.
+    best_epoch : int
+        Epoch whose weights were kept.
+    """
+
+    network: nn.Module
+    curves: pd.DataFrame
+    epochs: int
+    best_epoch: int
+
+
+class PatchDataset(Dataset):
+    """Patches of one epoch by number; cases stay in memory as far as the operating system keeps their files."""
+
+    def __init__(
+        self, cases: Sequence[PreparedCase], plan: SegmentationPlan, settings: TrainingSettings, count: int
+    ) -> None:
+        self.cases, self.plan, self.settings, self.count = list(cases), plan, settings, count
+        self.epoch = 0
+        self._loaded: dict[int, Mapping[str, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        number = self.epoch * self.count + index
+        turn, position = divmod(number, len(self.cases))
+        order = np.random.default_rng([self.settings.seed, 1, turn]).permutation(len(self.cases))
+        stored = self._case(int(order[position]))
+        places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
+        seed = [self.settings.seed, self.epoch, index]
+        return random_patch(
+            stored["image"], stored["labels"], places, self.plan, seed, augment=self.settings.augment
+        )  # fmt: skip
+
+    def _case(self, number: int) -> Mapping[str, np.ndarray]:
+        if number not in self._loaded:
+            self._loaded[number] = self.cases[number].load()
+        return self._loaded[number]
+
+
+def check_memory(plan: SegmentationPlan, settings: TrainingSettings) -> None:
+    """Refuse, before the start, a training that the memory cannot hold.
+
+    Raises
+    ------
+    InputError
+        With the estimate, the memory there is, and what to lower.
+    """
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    available = free / 2**30
+    if plan.memory_gib > MEMORY_SHARE * available:
+        raise InputError(
+            f"A training step needs about {plan.memory_gib:.1f} GiB, {available:.1f} GiB are free.",
+            advice="Close other programs, or lower the batch, the patch or the width (for example --memory "
+            f"{max(MEMORY_SHARE * available / 2, 0.2):.1f}).",
+        )
+
+
+def train_network(
+    plan: SegmentationPlan,
+    training: Sequence[PreparedCase],
+    validation: Sequence[PreparedCase],
+    folder: Path,
+    settings: TrainingSettings | None = None,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    stop_after: int | None = None,
+    monitor: Callable[[Mapping[str, Any]], None] | None = None,
+) -> TrainedNetwork:
+    """Train a network on prepared cases.
+
+    Parameters
+    ----------
+    plan : SegmentationPlan
+        Network, patch, labels.
+    training, validation : sequence of PreparedCase
+        The latter may be empty: then the training Dice is all there is, and nothing stops early.
+    folder : Path
+        Where ``checkpoint.pt`` and ``curves.csv`` are kept.
+    settings : TrainingSettings, optional
+        Length, optimiser, seed, hardware.
+    resume : bool
+        Go on from ``checkpoint.pt`` if it belongs to this plan, these cases and these settings.
+    progress : bool
+        Show a progress bar.
+    stop_after : int, optional
+        Leave after so many epochs of this call, as an interruption would.
+    monitor : callable, optional
+        Called with each row of the curves.
+
+    Returns
+    -------
+    TrainedNetwork
+        Averaged weights and the curves.
+
+    Raises
+    ------
+    InputError
+        For fewer than two training cases, too little memory, or a checkpoint of another training.
+    """
+    settings = settings or TrainingSettings()
+    if len(training) < 2:
+        raise InputError(f"Training needs at least two cases; found {len(training)}.", advice="Add cases with masks.")
+    check_memory(plan, settings)
+    run = _Run(plan, list(training), list(validation), Path(folder), settings)
+    run.start(resume=resume)
+    last = None if stop_after is None else run.epoch + stop_after
+    with tqdm(total=100, initial=round(100 * run.progress), desc="training", unit="%", disable=not progress) as bar:
+        while not run.finished and run.epoch != last:
+            row = run.one_epoch()
+            bar.update(round(100 * run.progress) - bar.n)
+            bar.set_postfix(epoch=run.epoch, loss=f"{row['train_loss']:.3f}", dice=f"{row['validation_dice']:.3f}")
+            if monitor is not None:
+                monitor(row)
+    run.save()
+    return run.result()
+
+
+class _Run:
+    """State of a training: network, averaged weights, optimiser, curves."""
+
+    def __init__(
+        self,
+        plan: SegmentationPlan,
+        training: list[PreparedCase],
+        validation: list[PreparedCase],
+        folder: Path,
+        settings: TrainingSettings,
+    ) -> None:
+        self.plan, self.training, self.validation = plan, training, validation
+        self.folder, self.settings = folder, settings
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.fabric = _fabric(settings, plan)
+        network = build_segmenter(plan, seed=settings.seed)
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.averaged.to(self.fabric.device)
+        self._half = "float32" if "32" in str(getattr(self.fabric, "_precision", self.fabric).precision) else "half"
+        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.dataset = PatchDataset(training, plan, settings, settings.steps * plan.batch)
+        self.epoch, self.epochs, self.seconds = 0, 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+        self.written = time.monotonic()
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint must share with this run."""
+        ignored = ("workers", "devices", "accelerator", "checkpoint_minutes", "precision")
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in ignored}
+        cases = [[[case.case_id, case.content] for case in group] for group in (self.training, self.validation)]
+        return digest([self.plan.to_dict(), settings, cases])
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do: all epochs, no time for another one, or too long without progress."""
+        stale = self._stops_early and self.best is not None and self.epoch - self.best[1] > self.settings.patience
+        return stale or self.progress >= 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1; half an epoch more or less than the time allowed counts as 1."""
+        if self.settings.minutes is None:
+            return self.epoch / self.epochs
+        half = 0.5 * self.seconds / self.epoch if self.epoch else 0.0
+        return 0.0 if not self.epoch else min(1.0, (self.seconds + half) / (60 * self.settings.minutes))
+
+    def start(self, *, resume: bool) -> None:
+        path = self.folder / CHECKPOINT
+        if resume and path.is_file():
+            self._load(path)
+            logger.info("Training goes on after epoch %d (%s).", self.epoch, path)
+        else:
+            self.epochs = 0 if self.settings.minutes else self.settings.epochs or 200
+
+    def one_epoch(self) -> dict[str, Any]:
+        begin = time.monotonic()
+        losses = []
+        self.dataset.epoch = self.epoch
+        for number, (images, labels) in enumerate(self._batches()):
+            rate = self._rate(number)
+            losses.append(self._step(images, labels, rate=rate))
+            self._average()
+        self.epoch += 1
+        train, validation = self._dice(self._monitored(self.training)), self._dice(self._monitored(self.validation))
+        self.seconds += time.monotonic() - begin
+        row = {
+            "epoch": self.epoch, "train_loss": float(np.mean(losses)), "train_dice": _mean(train),
+            "validation_dice": _mean(validation), "learning_rate": rate, "seconds": self.seconds,
+            **{f"validation_dice_{name}": v for name, v in zip(self.plan.label_names, validation, strict=True)},
+        }  # fmt: skip
+        self.rows.append(row)
+        self._keep_best()
+        if time.monotonic() - self.written > 60 * self.settings.checkpoint_minutes:
+            self.save()
+        return row
+
+    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        workers = self.settings.workers
+        loader = DataLoader(
+            self.dataset, batch_size=self.plan.batch, num_workers=workers,
+            multiprocessing_context="spawn" if workers else None,
+        )  # fmt: skip
+        for images, labels in loader:
+            yield images.to(self.fabric.device), labels.to(self.fabric.device)
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, *, rate: float) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        depths = outputs(self.network(images))
+        weights = [0.5**i for i in range(len(depths))]
+        loss = sum(w * self.loss(_fitting(d, labels), labels) for w, d in zip(weights, depths, strict=True))
+        loss = loss / sum(weights)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=12.0, error_if_nonfinite=False)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _rate(self, number: int) -> float:
+        """Learning rate of a step of the present epoch: up along a line, down along a cosine."""
+        limit = self.settings.minutes
+        if limit is None:
+            done = (self.epoch * self.settings.steps + number + 1) / (self.epochs * self.settings.steps)
+        else:
+            done = (self.seconds + number * self.seconds / max(1, self.epoch * self.settings.steps)) / (60 * limit)
+            done = max(done, min(WARM_UP, (self.epoch * self.settings.steps + number + 1) / 2000))
+        if done < WARM_UP:
+            return self.settings.learning_rate * done / WARM_UP
+        share = min(1.0, (done - WARM_UP) / (1 - WARM_UP))
+        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        step = self.epoch * self.settings.steps
+        decay = min(self.settings.ema, (1 + step) / (10 + step)) if self.settings.ema else 0.0
+        own = dict(self._plain().named_parameters())
+        for name, value in self.averaged.named_parameters():
+            value.lerp_(own[name], 1 - decay)
+        for name, buffer in self.averaged.named_buffers():
+            buffer.copy_(dict(self._plain().named_buffers())[name])
+
+    def _plain(self) -> nn.Module:
+        return getattr(self.network, "module", self.network)
+
+    @property
+    def _stops_early(self) -> bool:
+        return self.settings.patience > 0 and bool(self.validation)
+
+    def _monitored(self, cases: list[PreparedCase]) -> list[PreparedCase]:
+        return cases[:: max(1, math.ceil(len(cases) / MONITORED_CASES))]
+
+    def _dice(self, cases: Sequence[PreparedCase]) -> list[float]:
+        """Mean Dice of each label over whole cases (NaN without cases)."""
+        if not cases:
+            return [math.nan] * len(self.plan.labels)
+        options = InferenceOptions(overlap=0.25, precision=self._half, device=str(self.fabric.device))
+        engine = make_engine([self.averaged], options, patch=self.plan.patch)
+        table = []
+        for case in cases:
+            stored = case.load()
+            predicted = predict_array(stored["image"].astype(np.float32), self.plan, engine, options)
+            table.append([_dice(predicted == c, stored["labels"] == c) for c in range(1, self.plan.channels)])
+        with np.errstate(all="ignore"):
+            values = np.array(table, dtype=float)
+            known = np.isfinite(values)
+            return [float(v) for v in np.where(known, values, 0).sum(0) / np.maximum(known.sum(0), 1)]
+
+    def _keep_best(self) -> None:
+        """Keep the averaged weights: the latest, or with early stopping those of the best smoothed validation Dice."""
+        recent = [row["validation_dice"] if self._stops_early else row["epoch"] for row in self.rows[-5:]]
+        score = float(np.mean(recent)) if len(recent) == 5 or not self._stops_early else float(np.mean(recent)) - 1.0
+        if self.best is None or score > self.best[0]:
+            weights = {name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()}
+            self.best = (score, self.epoch, weights)
+
+    def save(self) -> None:
+        """Write the checkpoint and the curves (temporary name, then moved)."""
+        if not self.fabric.is_global_zero or self.best is None:
+            return
+        state = {
+            "key": self.key, "epoch": self.epoch, "epochs": self.epochs, "seconds": self.seconds,
+            "rows": json.dumps(self.rows), "network": self._plain().state_dict(),
+            "averaged": self.averaged.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "best_score": self.best[0], "best_epoch": self.best[1], "best": self.best[2],
+        }  # fmt: skip
+        partial = self.folder / f".part-{CHECKPOINT}"
+        torch.save(state, partial)
+        partial.replace(self.folder / CHECKPOINT)
+        pd.DataFrame(self.rows).to_csv(self.folder / CURVES, index=False)
+        self.written = time.monotonic()
+
+    def _load(self, path: Path) -> None:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["key"] != self.key:
+            raise InputError(
+                "The folder holds the checkpoint of another training (other cases, plan or settings).",
+                advice="Choose another folder, or start again with --restart.",
+                path=path,
+            )
+        self.epoch, self.epochs, self.seconds = state["epoch"], state["epochs"], state["seconds"]
+        self.rows = json.loads(state["rows"])
+        self._plain().load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best = (state["best_score"], state["best_epoch"], state["best"])
+
+    def result(self) -> TrainedNetwork:
+        if self.best is None:
+            raise HybridError("No epoch was finished.")
+        network = build_segmenter(self.plan, seed=self.settings.seed)
+        network.load_state_dict(self.best[2])
+        return TrainedNetwork(network.eval(), pd.DataFrame(self.rows), self.epoch, self.best[1])
+
+
+def _fitting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Logits of a coarser depth on the labels' grid."""
+    if logits.shape[2:] == labels.shape[2:]:
+        return logits.float()
+    return nn.functional.interpolate(logits.float(), labels.shape[2:], mode="trilinear")
+
+
+def _dice(predicted: np.ndarray, reference: np.ndarray) -> float:
+    total = int(predicted.sum()) + int(reference.sum())
+    return math.nan if total == 0 else 2 * int((predicted & reference).sum()) / total
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
+    from lightning_fabric import Fabric
+
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    precision = settings.precision
+    if precision == "auto":
+        precision = "16-mixed" if on_gpu else ("bf16-mixed" if _bf16_helps(plan) else "32-true")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=precision)  # type: ignore[arg-type]
+    fabric.launch()
+    return fabric
+
+
+def _bf16_helps(plan: SegmentationPlan) -> bool:
+    """Whether this CPU trains faster in bfloat16 and computes the same within rounding.
+
+    Some CPUs lack the instructions (slower), and a kernel of PyTorch was wrong for narrow outputs (pytorch#169688); so
+    both are measured on this network.
+    """
+    network = build_segmenter(plan).train()
+    generator = torch.Generator().manual_seed(0)
+    patch = torch.randn((1, 1, *plan.patch), generator=generator)
+    seconds, results = [], []
+    for dtype in (torch.float32, torch.bfloat16):
+        for _ in range(2):
+            begin = time.monotonic()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                logits = outputs(network(patch))[0]
+            logits.float().square().mean().backward()
+            elapsed = time.monotonic() - begin
+        seconds.append(elapsed)
+        results.append(logits.detach().float().flatten())
+    agreement = torch.nn.functional.cosine_similarity(results[0], results[1], dim=0)
+    return bool(agreement > 0.99) and seconds[1] < 0.8 * seconds[0]

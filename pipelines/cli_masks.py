@@ -1,0 +1,228 @@
+"""Verbs of the ``hybrid`` command that draw and judge masks: train, segment, evaluate-masks and two systems."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hybrid.cases import Cohort
+from hybrid.errors import HybridError
+
+Say = Callable[[str], None]
+
+
+def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
+    """Add the verbs of this module to the command's parser."""
+    for name, add, help_ in (
+        ("train", _add_train, "train a 3D segmentation network on a cohort's masks"),
+        ("segment", _add_segment, "masks and lesions of a cohort from a trained model"),
+        ("evaluate-masks", _add_evaluate, "predicted against reference masks: Dice, surfaces, lesions, FROC"),
+        ("renal-mass", _add_renal, "system a: kidneys, masses and their classes on CT"),
+        ("lesion-mri", _add_lesion, "system c: a lesion on T2 MRI; training and test side by side"),
+    ):
+        parser = verbs.add_parser(name, parents=[work], help=help_)
+        add(parser)
+        parser.set_defaults(say=say)
+
+
+def _network_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", default="dynunet", help="dynunet, unet or segresnet (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="training time of each network")
+    parser.add_argument("--epochs", type=int, help="number of epochs instead of minutes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--restart", action="store_true", help="do not go on from an interrupted training")
+
+
+def _inference_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overlap", type=float, help="share of a window that its neighbour covers (default: 0.5)")
+    parser.add_argument("--mirror", action="store_true", help="average over mirrored windows (slower)")
+    parser.add_argument("--engine", choices=("torch", "openvino"), help="what runs the network (default: torch)")
+    parser.add_argument("--precision", choices=("float32", "half", "auto"), help="half needs a parity check to pass")
+    parser.add_argument("--device", help="cpu, cuda or auto (default)")
+
+
+def _inference_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("overlap", "engine", "precision", "device")
+    chosen = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    return {**chosen, "mirror": True} if options.mirror else chosen
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table with image and mask; an optional column split")
+    parser.add_argument("--task", choices=("segmentation",), default="segmentation")
+    _network_arguments(parser)
+    parser.add_argument("--folds", type=int, help="train an ensemble, one network per fold of the patients")
+    parser.add_argument(
+        "--validation", type=float, default=0.15, help="share of patients for validation (default: 0.15)"
+    )
+    parser.add_argument("--image", help="name of the image when cases have several")
+    parser.add_argument("--labels", nargs="+", help="NAME=VALUE of each foreground label (default: all in the masks)")
+    parser.add_argument("--merge", nargs="+", default=[], help="OLD=NEW label values to merge")
+    parser.add_argument("--modality", choices=("ct", "mr"), help="how intensities are normalised (default: guessed)")
+    parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x (default: the median)")
+    parser.add_argument("--patch", nargs=3, type=int, metavar="VOXELS", help="patch z y x (default: from the memory)")
+    parser.add_argument("--batch", type=int, help="patches per step (default: 2)")
+    parser.add_argument("--width", type=int, help="features of the first stage (default: 16, or 32 for small images)")
+    parser.add_argument("--memory", type=float, help="GiB that a training step may take (default: 2, on a GPU 8)")
+    parser.add_argument("--bias-correction", action="store_true", help="N4 before anything else")
+    parser.add_argument(
+        "--mirror-axes", nargs="*", type=int, help="axes that may be mirrored: 0 z, 1 y, 2 x (default: 2)"
+    )
+    parser.add_argument("--patience", type=int, default=0, help="stop after so many epochs without progress (0: never)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches (default: none)")
+    parser.add_argument("--devices", type=int, default=1, help="GPUs (Lightning Fabric)")
+    parser.add_argument("--out", required=True, help="model folder to write")
+    parser.set_defaults(verb=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .train import train_segmenter
+
+    plan: dict[str, Any] = {
+        "modality": options.modality, "spacing": options.spacing, "patch": options.patch, "width": options.width,
+        "batch": options.batch, "memory_gib": options.memory,
+        "labels": _values(options.labels, "--labels") if options.labels else None,
+        "label_map": {int(old): new for old, new in _values(options.merge, "--merge").items()} or None,
+        "mirror_axes": None if options.mirror_axes is None else tuple(options.mirror_axes),
+        "bias_correction": options.bias_correction or None,
+    }  # fmt: skip
+    folder = train_segmenter(
+        Cohort.read(options.cohort), options.out, network=options.network, minutes=options.minutes,
+        epochs=options.epochs, folds=options.folds, validation_share=options.validation, image=options.image,
+        seed=options.seed, plan={name: value for name, value in plan.items() if value is not None},
+        settings={"patience": options.patience, "workers": options.workers, "devices": options.devices},
+        resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Model: {folder.resolve()}")
+    return 0
+
+
+def _values(words: Sequence[str], flag: str) -> dict[str, int]:
+    """Read ``NAME=VALUE`` pairs with whole numbers."""
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not (name and sign and value.lstrip("-").isdigit()):
+            raise HybridError(f"{flag} expects NAME=VALUE with a whole number; found {word!r}.")
+        found[name] = int(value)
+    return found
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table with images")
+    parser.add_argument("--model", required=True, help="model folder: one network, an ensemble or a cascade")
+    parser.add_argument("--image", help="name of the image when cases have several")
+    parser.add_argument("--split", choices=("train",), help="allow patients that the model was trained on")
+    _inference_arguments(parser)
+    parser.add_argument("--out", required=True, help="folder for masks/ and lesions.csv")
+    parser.set_defaults(verb=_segment)
+
+
+def _segment(options: argparse.Namespace) -> int:
+    from .segment import LESIONS, segment_cohort
+
+    cohort = segment_cohort(
+        Cohort.read(options.cohort), options.model, options.out, image=options.image, split=options.split,
+        options=_inference_options(options), n_jobs=options.jobs, backend=options.backend,
+        progress=not options.quiet,
+    )  # fmt: skip
+    done = sum(case.mask is not None for case in cohort)
+    options.say(f"{done} of {len(cohort)} cases segmented: {Path(options.out) / LESIONS}")
+    return 0
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table with reference masks; an optional column split")
+    parser.add_argument("--masks", required=True, help="folder written by `hybrid segment`")
+    parser.add_argument("--structures", nargs="+", help="NAME=LABEL,LABEL of each structure (default: every label)")
+    parser.add_argument("--kits", action="store_true", help="KiTS's classes: kidney_and_mass, mass, tumor")
+    parser.add_argument("--lesions", help="structure whose regions are counted as lesions (default: the last)")
+    parser.add_argument("--rule", default="any_overlap", help="when a lesion counts as found (default: %(default)s)")
+    parser.add_argument("--sizes", nargs="+", type=float, default=[5, 20, 40, 70], help="edges of size strata in mm")
+    parser.add_argument("--convention", default="kits", help="what an empty mask scores: kits, nnunet or monai")
+    parser.add_argument("--split", choices=("train", "validation", "test", "external"))
+    parser.add_argument("--title", default="Segmentation")
+    parser.add_argument("--out", required=True, help="folder for masks.csv, tables/ and report.html")
+    parser.set_defaults(verb=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from hybrid.mask_metrics import STRUCTURES_KITS
+
+    from .evaluate_masks import evaluate_masks
+
+    structures = {name: list(values) for name, values in STRUCTURES_KITS.items()} if options.kits else None
+    if options.structures:
+        structures = {name: _labels(values) for name, values in (_pair(word) for word in options.structures)}
+    table = evaluate_masks(
+        Cohort.read(options.cohort), options.masks, options.out, structures=structures, lesions=options.lesions,
+        rule=options.rule, sizes_mm=options.sizes, convention=options.convention, split=options.split,
+        title=options.title, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    failed = len(table.attrs["failures"])
+    options.say(f"{table['case_id'].nunique()} cases, {failed} failure(s). Report: {Path(options.out) / 'report.html'}")
+    return 0
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, sign, value = word.partition("=")
+    if not (name and sign and value):
+        raise HybridError(f"--structures expects NAME=LABEL,LABEL; found {word!r}.", advice="Example: mass=2,3.")
+    return name, value
+
+
+def _labels(text: str) -> list[int]:
+    try:
+        return [int(value) for value in text.split(",")]
+    except ValueError:
+        raise HybridError(f"Labels are whole numbers; found {text!r}.", advice="Example: mass=2,3.") from None
+
+
+def _add_renal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table: CT, masks (1 kidney, 2 tumour, 3 cyst), optional split")
+    parser.add_argument("--lesions", help="table case_id, centre_x, centre_y, centre_z, kind: the class of each lesion")
+    parser.add_argument("--model", help="use this cascade instead of training one")
+    _network_arguments(parser)
+    parser.add_argument("--members", type=int, default=2, help="networks of the second stage (default: %(default)s)")
+    parser.add_argument("--kidney-spacing", type=float, default=4.0, help="voxel size of stage 1 in mm")
+    parser.add_argument("--mass-spacing", type=float, help="voxel size of stage 2 in mm (default: the median)")
+    parser.add_argument("--out", required=True, help="folder for the cascade, masks, tables and report.html")
+    parser.set_defaults(verb=_renal)
+
+
+def _renal(options: argparse.Namespace) -> int:
+    from .systems.renal_mass import run_renal_mass
+
+    report = run_renal_mass(
+        Cohort.read(options.cohort), options.out, lesions=options.lesions, model=options.model,
+        network=options.network, minutes=options.minutes, epochs=options.epochs, members=options.members,
+        kidney_spacing_mm=options.kidney_spacing, mass_spacing_mm=options.mass_spacing, seed=options.seed,
+        resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Report: {report.resolve()}")
+    return 0
+
+
+def _add_lesion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table: T2 image and mask, optional split")
+    _network_arguments(parser)
+    parser.add_argument("--sizes", nargs="+", type=int, default=[], help="training-set sizes for the gap's curve")
+    parser.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
+    parser.add_argument("--no-augmentation", action="store_true", help="train on the patches as they are")
+    parser.add_argument("--out", required=True, help="folder for the model, masks, tables and report.html")
+    parser.set_defaults(verb=_lesion)
+
+
+def _lesion(options: argparse.Namespace) -> int:
+    from .systems.lesion_mri import run_lesion_mri
+
+    report = run_lesion_mri(
+        Cohort.read(options.cohort), options.out, network=options.network, minutes=options.minutes,
+        epochs=options.epochs, sizes=options.sizes, bias_correction=not options.no_bias_correction,
+        augment=not options.no_augmentation, seed=options.seed, resume=not options.restart, n_jobs=options.jobs,
+        backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Report: {report.resolve()}")
+    return 0

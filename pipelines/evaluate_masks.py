@@ -1,0 +1,274 @@
+"""Predicted against reference masks over a cohort: one long table, its summaries, a report."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+
+from hybrid.cases import Case, Cohort
+from hybrid.errors import InputError, unknown_name
+from hybrid.images import align_mask, labels_in, read_image, read_mask, to_array
+from hybrid.tables import MASK_COLUMNS
+
+from .files import read_exact, write_csv
+from .runner import Rows, run_cases
+from .segment import LESIONS, MASKS
+from .train import SPLITS, split_of
+
+logger = logging.getLogger(__name__)
+
+TABLE: Final = "masks.csv"
+DEFAULT_SIZES_MM: Final = (5.0, 20.0, 40.0, 70.0)
+
+
+def evaluate_masks(
+    cohort: Cohort,
+    masks: str | Path,
+    out: str | Path,
+    *,
+    structures: Mapping[str, Sequence[int]] | None = None,
+    lesions: str | None = None,
+    rule: str = "any_overlap",
+    sizes_mm: Sequence[float] = DEFAULT_SIZES_MM,
+    convention: str = "kits",
+    split: str | None = None,
+    report: bool = True,
+    title: str = "Segmentation",
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Compare predicted masks with the cohort's own.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Cases with reference masks; a column ``split`` names each case's set.
+    masks : path-like
+        Folder written by :func:`segment_cohort` (or holding ``<case_id>.nii.gz``). Its ``lesions.csv`` gives the
+        confidences for the FROC curve.
+    out : path-like
+        Folder for ``masks.csv`` (the long table), ``tables/``, ``figures/`` and ``report.html``.
+    structures : mapping of str to sequence of int, optional
+        Labels that make up each structure, in the reference and in the prediction. Default: every label of the
+        references is a structure of its own.
+    lesions : str, optional
+        Structure whose connected regions are counted as lesions; default: the last one.
+    rule : str
+        When a lesion counts as found, see :data:`hybrid.mask_metrics.MATCHING_RULES`.
+    sizes_mm : sequence of float
+        Edges of the size strata by maximum diameter (mm).
+    convention : {"kits", "nnunet", "monai"}
+        What an empty mask scores.
+    split : str, optional
+        Set of every case, in place of the column.
+    report : bool
+        Also write summaries, figures and the report.
+    title : str
+        Of the report.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`.
+
+    Returns
+    -------
+    DataFrame
+        The long table, see :data:`hybrid.tables.MASK_COLUMNS`; ``.attrs["failures"]`` lists cases without a result.
+
+    Raises
+    ------
+    InputError
+        For unknown structures, rules or splits.
+    """
+    from hybrid.mask_metrics import MATCHING_RULES
+
+    if rule not in MATCHING_RULES:
+        raise unknown_name("matching rule", rule, MATCHING_RULES)
+    cohort.require_unique_ids()
+    folder, out = _mask_folder(Path(masks)), Path(out)
+    chosen = {name: [int(v) for v in values] for name, values in (structures or _structures(cohort)).items()}
+    counted = lesions or list(chosen)[-1]
+    if counted not in chosen:
+        raise unknown_name("structure", counted, chosen)
+    pairs = Cohort(replace(case, mask=_pair(case, folder)) for case in cohort)
+    settings: dict[str, Any] = {
+        "structures": chosen,
+        "lesions": counted,
+        "rule": rule,
+        "sizes": list(sizes_mm),
+        "convention": convention,
+    }
+    function = functools.partial(measure_case, **settings)
+    results = run_cases(
+        function, pairs, stage="evaluate_masks", settings=settings, out=out, n_jobs=n_jobs, backend=backend,
+        progress=progress,
+    )  # fmt: skip
+    table = _long_table(cohort, results.rows, split, folder)
+    write_csv(table, out / TABLE)
+    table.attrs["failures"] = results.failures.to_dict("records")
+    if len(results.failures):
+        logger.warning("Not evaluated: %s. See failures.csv.", ", ".join(results.failures["case_id"]))
+    if report:
+        from .mask_report import write_mask_report
+
+        write_mask_report(table, out, cohort=cohort, masks=folder, lesions=counted, sizes_mm=sizes_mm, title=title)
+    return table
+
+
+def _mask_folder(folder: Path) -> Path:
+    if (folder / MASKS).is_dir():
+        return folder / MASKS
+    if not folder.is_dir():
+        raise InputError("The folder of masks does not exist.", advice="Run `hybrid segment` first.", path=folder)
+    return folder
+
+
+def _structures(cohort: Cohort) -> dict[str, list[int]]:
+    """Every label of the reference masks as a structure of its own."""
+    found: set[int] = set()
+    for case in cohort:
+        for path in case.masks.values():
+            if path.is_file():
+                found |= set(labels_in(read_mask(path, case_id=case.case_id)))
+    if not found:
+        raise InputError("No reference mask holds a label.", advice="Fill the cohort's column mask.")
+    return {f"label_{value}": [value] for value in sorted(found)}
+
+
+def _pair(case: Case, folder: Path) -> dict[str, Path]:
+    """Pair the reference and the prediction of a case."""
+    reference = next(iter(case.masks.values()), None)
+    if reference is None:
+        raise InputError("The case has no reference mask.", advice="Fill the column mask.", case_id=case.case_id)
+    return {"reference": reference, "prediction": folder / f"{quote(case.case_id, safe=' ()+,=@')}.nii.gz"}
+
+
+def measure_case(
+    case: Case, seed: int, *, structures: Mapping[str, Sequence[int]], lesions: str, rule: str, sizes: Sequence[float],
+    convention: str,
+) -> Rows:  # fmt: skip
+    """Rows ``structure, lesion_id, size_bin, metric, value, convention`` of one case."""
+    from hybrid.mask_metrics import KITS_TOLERANCES_MM, measure_masks
+
+    if not isinstance(case.mask, Mapping):
+        raise InputError("The case needs a reference and a predicted mask.", case_id=case.case_id)
+    reference = read_mask(case.mask["reference"], case_id=case.case_id)
+    prediction = read_mask(case.mask["prediction"], case_id=case.case_id)
+    prediction, _ = align_mask(reference, prediction, case_id=case.case_id, path=case.mask["prediction"])
+    tolerances = {name: KITS_TOLERANCES_MM.get(name, 2.0) for name in structures}
+    table = measure_masks(prediction, reference, structures, tolerances_mm=tolerances, case_id=case.case_id)
+    rows = _structure_rows(table, tolerances, convention)
+    values = structures[lesions]
+    regions = [np.isin(to_array(mask), list(values)) for mask in (prediction, reference)]
+    return rows + _lesion_rows(regions[0], regions[1], reference.GetSpacing()[::-1], lesions, rule, sizes)
+
+
+def _structure_rows(table: pd.DataFrame, tolerances: Mapping[str, float], convention: str) -> Rows:
+    from hybrid.analysis.conventions import by_convention
+
+    stated = by_convention(table, convention)
+    rows = []
+    for row in stated.to_dict("records"):
+        note = (
+            f"{convention}; tolerance {tolerances[row['structure']]:.2f} mm"
+            if row["metric"] == "surface_dice"
+            else convention
+        )
+        rows.append({"structure": row["structure"], "lesion_id": "", "size_bin": "", "metric": row["metric"],
+                     "value": float(row["value"]), "convention": note})  # fmt: skip
+    return rows
+
+
+def _lesion_rows(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], structure: str, rule: str,
+    sizes: Sequence[float],
+) -> Rows:  # fmt: skip
+    from hybrid.analysis.detection import size_bin
+    from hybrid.mask_metrics import match_lesions
+
+    found = match_lesions(prediction, reference, spacing, rule=rule)
+    rows: Rows = []
+    for prefix, table in zip(("r", "p"), found, strict=True):
+        for lesion in table.to_dict("records"):
+            common = {
+                "structure": structure, "lesion_id": f"{prefix}{int(lesion['lesion_id'])}",
+                "size_bin": size_bin(float(lesion["max_diameter_mm"]), sizes), "convention": rule,
+            }  # fmt: skip
+            names = [name for name in lesion if name != "lesion_id"]
+            rows += [{**common, "metric": name, "value": float(lesion[name])} for name in names]
+    return rows
+
+
+def _long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None, folder: Path) -> pd.DataFrame:
+    parts = []
+    for case in cohort:
+        value = split or split_of(case) or "test"
+        if value not in SPLITS:
+            raise unknown_name("split", value, SPLITS, case_id=case.case_id)
+        head = {"case_id": case.case_id, "patient_id": case.patient_id, "site": case.site or "", "split": value}
+        parts += [{**head, **row} for row in rows.get(case.case_id, [])]
+    return _with_confidences(pd.DataFrame(parts, columns=list(MASK_COLUMNS)), folder)
+
+
+def _with_confidences(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Confidences of predicted lesions from ``lesions.csv`` beside the masks, where there is one."""
+    path = folder.parent / LESIONS
+    if not path.is_file() or table.empty:
+        return table
+    lesions = read_exact(path, text=("case_id", "patient_id"))
+    if "confidence" not in lesions or lesions.empty:
+        return table
+    structure = table.loc[table["lesion_id"] != "", "structure"].unique()
+    label = lesions["label"].max() if "label" in lesions else None
+    chosen = lesions[lesions["label"] == label] if len(structure) == 1 and label is not None else lesions
+    known = {(row.case_id, f"p{int(row.lesion_id)}"): float(row.confidence) for row in chosen.itertuples()}
+    wanted = table["metric"].eq("confidence") & table["lesion_id"].str.startswith("p")
+    values = [known.get(key, np.nan) for key in zip(table["case_id"], table["lesion_id"], strict=True)]
+    return table.assign(value=np.where(wanted, values, table["value"]))
+
+
+def overlay_slices(cohort: Cohort, folder: Path, case_ids: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Slices for overlays: the slice of each case with the largest reference region, both masks, the image.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        With images and reference masks.
+    folder : Path
+        Predicted masks.
+    case_ids : mapping of str to str
+        Title to case id.
+
+    Returns
+    -------
+    list of dict
+        ``case_id, title, image, reference, prediction, spacing`` (y, x in mm).
+    """
+    slices = []
+    for title, case_id in case_ids.items():
+        case = cohort[case_id]
+        pair = _pair(case, folder)
+        image = read_image(next(iter(case.images.values())), case_id=case_id)
+        reference = read_mask(pair["reference"], case_id=case_id)
+        prediction, _ = align_mask(reference, read_mask(pair["prediction"], case_id=case_id), case_id=case_id)
+        image, reference, prediction = (_upright(item) for item in (image, reference, prediction))
+        labels = to_array(reference)
+        best = int((labels > 0).sum(axis=(1, 2)).argmax()) if labels.any() else labels.shape[0] // 2
+        slices.append({
+            "case_id": case_id, "title": title, "image": to_array(image)[best], "reference": labels[best],
+            "prediction": to_array(prediction)[best], "spacing": tuple(image.GetSpacing()[1::-1]),
+        })  # fmt: skip
+    return slices
+
+
+def _upright(image: Any) -> Any:
+    import SimpleITK as sitk
+
+    return sitk.DICOMOrient(image, "LPS")

@@ -1,0 +1,1 @@
+"""The published systems, each assembled from the verbs of :mod:`hybrid.pipelines`."""

@@ -1,0 +1,307 @@
+"""System a: renal masses on CT. Kidneys, then masses inside them, then the class of every mass.
+
+After Zhao et al. 2023 (doi:10.3389/fonc.2023.1169922). Stage resolutions, patches, losses and post-processing of the
+paper could not be read; ours are stated in the cascade's card and in the report.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from hybrid.cases import Case, Cohort
+from hybrid.errors import InputError
+from hybrid.provenance import hashed_patient, versions
+from hybrid.tables import require_columns
+
+from ..evaluate_masks import evaluate_masks
+from ..files import read_exact, write_csv, write_json
+from ..runner import Rows, run_cases
+from ..segment import LESIONS, segment_cohort
+from ..train import SPLIT_COLUMN, read_pair, split_of, train_segmenter
+from .lesion_mri import split_cohort
+
+logger = logging.getLogger(__name__)
+
+SHARES: Final = {"train": 0.65, "validation": 0.1, "test": 0.25}
+STRUCTURES: Final = {"kidney_and_mass": [1, 2, 3], "mass": [2, 3]}
+MASS_LABELS: Final = (2, 3)
+DEFAULT_KINDS: Final = {2: "solid", 3: "cyst"}
+"""Class of a lesion by its label when no table of lesions says more."""
+
+SHARE_OF_TIME: Final = {"kidney": 0.3, "mass": 0.7}
+STRATA_MM: Final = (5.0, 20.0, 40.0, 70.0)
+
+
+def run_renal_mass(
+    cohort: Cohort,
+    out: str | Path,
+    *,
+    lesions: str | Path | pd.DataFrame | None = None,
+    model: str | Path | None = None,
+    network: str = "dynunet",
+    minutes: float | None = None,
+    epochs: int | None = None,
+    members: int = 2,
+    kidney_spacing_mm: float = 4.0,
+    mass_spacing_mm: float | None = None,
+    seed: int = 0,
+    title: str = "Renal masses on CT",
+    simulated: bool = False,
+    resume: bool = True,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Train the cascade (or take a trained one), segment the test patients, judge everything, write the report.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        CT and masks with labels 1 kidney, 2 tumour, 3 cyst. A column ``split`` (train, validation, test, external)
+        fixes the sets; otherwise patients are drawn 65 : 10 : 25.
+    out : path-like
+        Folder for ``cascade/``, ``predicted/``, ``masks.csv``, ``tables/`` and ``report.html``.
+    lesions : path-like or DataFrame, optional
+        ``case_id, centre_x, centre_y, centre_z, kind``: the class of each lesion (mm, LPS). Default: label 2 is
+        ``solid``, 3 is ``cyst``.
+    model : path-like, optional
+        A cascade folder; nothing is trained.
+    network : str
+        Of both segmentation stages.
+    minutes, epochs : optional
+        Of the whole training (30 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
+    members : int
+        Networks of stage 2, each with another part of the patients for validation.
+    kidney_spacing_mm, mass_spacing_mm : float
+        Voxel size of the stages; stage 2 by default the median of the cohort.
+    seed, resume, n_jobs, backend, progress
+        See :func:`hybrid.pipelines.train_segmenter`.
+    title : str
+        Of the report.
+    simulated : bool
+        Said at the top of the report.
+
+    Returns
+    -------
+    Path
+        ``report.html``.
+    """
+    from ..mask_report import write_mask_report
+
+    out = Path(out)
+    cohort = split_cohort(cohort, seed, SHARES)
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    kinds = _read_kinds(lesions)
+    folder = Path(model) if model is not None else out / "cascade"
+    if model is None:
+        shared: dict[str, Any] = {"network": network, "seed": seed, "resume": resume, **work}
+        _train_stages(
+            cohort, folder, kinds, minutes, epochs, members, (kidney_spacing_mm, mass_spacing_mm), shared, out
+        )
+    judged = Cohort(case for case in cohort if split_of(case) in ("test", "external"))
+    segment_cohort(judged, folder, out / "predicted", **work)
+    table = evaluate_masks(
+        judged, out / "predicted", out, structures=STRUCTURES, lesions="mass", sizes_mm=STRATA_MM, report=False, **work
+    )
+    classified = classify_reference_lesions(judged, folder, out, kinds, work)
+    write_csv(classified, out / "classified_lesions.csv")
+    record = {
+        "settings": {"network": network, "minutes": minutes, "epochs": epochs, "members": members, "seed": seed,
+                     "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm},
+        "versions": versions(),
+    }  # fmt: skip
+    write_json(record, out / "record.json")
+    return write_mask_report(
+        table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", sizes_mm=STRATA_MM, title=title,
+        classified=classified, simulated=simulated, record=record,
+    )  # fmt: skip
+
+
+def _read_kinds(lesions: str | Path | pd.DataFrame | None) -> pd.DataFrame | None:
+    if lesions is None:
+        return None
+    table = lesions if isinstance(lesions, pd.DataFrame) else read_exact(lesions, text=("case_id", "kind"))
+    require_columns(table, ("case_id", "centre_x", "centre_y", "centre_z", "kind"), "lesions")
+    return table
+
+
+def _train_stages(
+    cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, minutes: float | None, epochs: int | None, members: int,
+    spacings: tuple[float, float | None], shared: Mapping[str, Any], out: Path,
+) -> None:  # fmt: skip
+    from hybrid.deep.segmentation.cascade import CascadeRules, save_cascade
+    from hybrid.deep.segmentation.lesion_classes import save_lesion_classifier, train_lesion_classifier
+
+    rules = CascadeRules()
+    part = {name: None if minutes is None else share * minutes for name, share in SHARE_OF_TIME.items()}
+    if members > 1 and part["mass"] is not None:
+        part["mass"] /= members
+    logger.info("Stage 1: kidneys at %g mm", spacings[0])
+    train_segmenter(
+        cohort, folder / "kidney", minutes=part["kidney"], epochs=epochs,
+        plan={"spacing": (spacings[0],) * 3, "label_map": {2: 1, 3: 1}, "labels": {"kidney": 1}, "modality": "ct"},
+        **shared,
+    )  # fmt: skip
+    logger.info("Stage 2: masses inside the kidneys, %d networks", members)
+    fine = {} if spacings[1] is None else {"spacing": (spacings[1],) * 3}
+    train_segmenter(
+        _for_folds(cohort, members), folder / "mass", minutes=part["mass"], epochs=epochs,
+        folds=members if members > 1 else None,
+        plan={"label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2}, "modality": "ct",
+              "crop_margin_mm": rules.margin_mm + 10, **fine},
+        **shared,
+    )  # fmt: skip
+    logger.info("Stage 3: class of each mass")
+    trained = Cohort(case for case in cohort if split_of(case) in ("train", "validation"))
+    inputs, names = lesion_inputs(trained, kinds, out, shared)
+    patients = sorted({hashed_patient(case.patient_id) for case in trained})
+    is_enough = len(set(names)) > 1
+    if is_enough:
+        classifier = train_lesion_classifier(inputs, names, seed=int(shared["seed"]), card={"patients": patients})
+        save_lesion_classifier(folder / "classifier", classifier)
+    else:
+        logger.warning("Stage 3 is left out: the training lesions have one class only (%s).", sorted(set(names)))
+    save_cascade(folder, rules, classifier=is_enough, card={"versions": versions(), "rules": asdict(rules)})
+
+
+def _for_folds(cohort: Cohort, members: int) -> Cohort:
+    """For an ensemble the validation patients join the folds."""
+    if members < 2:
+        return cohort
+    return Cohort(
+        replace(case, covariates={**case.covariates, SPLIT_COLUMN: "train"}) if split_of(case) == "validation" else case
+        for case in cohort
+    )
+
+
+def reference_lesions(case: Case, kinds: pd.DataFrame | None) -> list[tuple[Any, Any, str, dict[str, Any]]]:
+    """Image, mask of one lesion, class and table row for every reference lesion of a case.
+
+    A lesion is a connected region (26-neighbourhood) of one label; its class is that of the nearest row of ``kinds``.
+    """
+    from hybrid.images import from_array, to_array
+    from hybrid.lesions import label_lesions, lesion_table
+
+    image, mask = read_pair(case)
+    labels = to_array(mask)
+    rows = None if kinds is None else kinds[kinds["case_id"].astype(str) == case.case_id]
+    found = []
+    for value in MASS_LABELS:
+        region = labels == value
+        if not region.any():
+            continue
+        numbers, _ = label_lesions(region, image.GetSpacing()[::-1])
+        for row in lesion_table(region, image).to_dict("records"):
+            single = from_array((numbers == row["lesion_id"]).astype(np.uint8), image)
+            found.append((image, single, _kind(row, value, rows, case.case_id), {**row, "label": value}))
+    return found
+
+
+def _kind(row: Mapping[str, Any], label: int, rows: pd.DataFrame | None, case_id: str) -> str:
+    if rows is None:
+        return DEFAULT_KINDS[label]
+    if "label" in rows:
+        rows = rows[rows["label"].astype(int) == label]
+    if rows.empty:
+        raise InputError(
+            f"The table of lesions has no row for a lesion with label {label}.",
+            advice="Add it with its centre in mm (LPS) and its kind.",
+            case_id=case_id,
+        )
+    offsets = rows[["centre_x", "centre_y", "centre_z"]].to_numpy(float) - [row[f"centre_{axis}"] for axis in "xyz"]
+    return str(rows.iloc[int(np.linalg.norm(offsets, axis=1).argmin())]["kind"])
+
+
+def lesion_inputs(
+    cohort: Cohort, kinds: pd.DataFrame | None, out: Path, shared: Mapping[str, Any]
+) -> tuple[list[np.ndarray], list[str]]:
+    """Network inputs and classes of all reference lesions of a cohort."""
+    from hybrid.deep.segmentation.lesion_classes import default_preprocessing, lesion_input
+
+    preprocessing = default_preprocessing("ct")
+    inputs, names = [], []
+    for case in cohort:
+        for image, single, kind, _ in reference_lesions(case, kinds):
+            inputs.append(lesion_input(image, single, preprocessing, case_id=case.case_id))
+            names.append(kind)
+    return inputs, names
+
+
+def classify_case(case: Case, seed: int, *, model: str, kinds: list[dict[str, Any]] | None, predicted: str) -> Rows:
+    """Rows of one case: every reference lesion, its class by the network from the reference and the predicted mask."""
+    from hybrid.deep.segmentation.cascade import load_cascade
+    from hybrid.images import read_mask, to_array
+
+    cascade = load_cascade(model)
+    if cascade.classifier is None or not isinstance(case.mask, Mapping):
+        return []
+    single_case = replace(case, mask=case.mask["reference"])
+    found = reference_lesions(single_case, None if kinds is None else pd.DataFrame(kinds))
+    if not found:
+        return []
+    inputs = [cascade.classifier.input(image, single, case_id=case.case_id) for image, single, _, _ in found]
+    probabilities, _ = cascade.classifier.classify(inputs)
+    masses = to_array(read_mask(case.mask["masses"], case_id=case.case_id))
+    named = pd.DataFrame(_predicted(Path(predicted), case.case_id)).set_index("lesion_id") if masses.any() else None
+    rows = []
+    for (_, single, kind, row), values in zip(found, probabilities, strict=True):
+        inside = masses[to_array(single) > 0]
+        hits = np.bincount(inside[inside > 0]) if (inside > 0).any() else np.zeros(0)
+        best = int(hits.argmax()) if hits.size else 0
+        rows.append({
+            "case_id": case.case_id, "patient_id": case.patient_id, "lesion_id": f"{row['label']}-{row['lesion_id']}",
+            "label": int(row["label"]), "max_diameter_mm": float(row["max_diameter_mm"]),
+            "volume_ml": float(row["volume_ml"]), "y_true": kind,
+            "y_pred_reference_mask": cascade.classes[int(values.argmax())],
+            "detected": int(best > 0),
+            "y_pred": str(named.loc[best, "predicted_class"]) if best and named is not None else "",
+            **{f"y_prob_{name}": float(v) for name, v in zip(cascade.classes, values, strict=True)},
+        })  # fmt: skip
+    return rows
+
+
+def _predicted(path: Path, case_id: str) -> list[dict[str, Any]]:
+    table = read_exact(path, text=("case_id", "patient_id", "label_name", "predicted_class"))
+    return list(table[table["case_id"] == case_id].to_dict("records"))
+
+
+def classify_reference_lesions(
+    cohort: Cohort, model: Path, out: Path, kinds: pd.DataFrame | None, work: Mapping[str, Any]
+) -> pd.DataFrame:
+    """List all reference lesions with their true class and the classes that the network gave them.
+
+    ``y_pred_reference_mask`` comes from the reference mask; ``y_pred``, empty when the lesion was missed, is the class
+    of the predicted mass that covers most of it.
+    """
+    from urllib.parse import quote
+
+    predicted = out / "predicted"
+    cases = []
+    for case in cohort:
+        masses = predicted / "masses" / f"{quote(case.case_id, safe=' ()+,=@')}.nii.gz"
+        reference = next(iter(case.masks.values()))
+        if masses.is_file():
+            cases.append(replace(case, mask={"reference": reference, "masses": masses}))
+    rows = None if kinds is None else kinds.to_dict("records")
+    function = functools.partial(
+        classify_case, model=str(model), kinds=rows, predicted=str(predicted / LESIONS)
+    )  # fmt: skip
+    results = run_cases(function, Cohort(cases), stage="classify", settings={"kinds": rows}, out=out, **work)
+    splits = {case.case_id: split_of(case) for case in cohort}
+    table = pd.DataFrame([row for found in results.rows.values() for row in found])
+    if table.empty:
+        return pd.DataFrame(columns=["case_id", "patient_id", "split", "lesion_id", "y_true", "y_pred"])
+    return table.assign(split=table["case_id"].map(splits))
+
+
+def list_splits(cohort: Cohort, names: Sequence[str]) -> Cohort:
+    """Cases whose split is one of ``names``."""
+    return Cohort(case for case in cohort if split_of(case) in names)

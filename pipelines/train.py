@@ -1,0 +1,323 @@
+"""Training of segmentation networks from a cohort table: plan, prepare, train, write the model folder."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from hybrid.cases import UNNAMED, Case, Cohort
+from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.images import align_mask, read_image, read_mask
+from hybrid.provenance import digest, hashed_patient, versions
+
+from .files import write_csv
+from .runner import Rows, TaskResults, run_cases
+
+logger = logging.getLogger(__name__)
+
+PREPARED = "prepared"
+SPLIT_COLUMN = "split"
+"""Cohort column that says which cases are ``train``, ``validation`` or ``test``; test cases are never touched."""
+
+SPLITS = ("train", "validation", "test", "external")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which cases train a network and which tell it when it is good."""
+
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def train_segmenter(
+    cohort: Cohort,
+    out: str | Path,
+    *,
+    network: str = "dynunet",
+    minutes: float | None = None,
+    epochs: int | None = None,
+    folds: int | None = None,
+    validation_share: float = 0.15,
+    image: str | None = None,
+    seed: int = 0,
+    plan: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Train a 3D segmentation network, or one for every fold, on the masks of a cohort.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Cases with image and mask. A column ``split`` (train, validation, test) fixes the split; without it patients are
+        split at random.
+    out : path-like
+        The model folder to write. An interrupted training goes on where it stopped when the same call is repeated.
+    network : str
+        ``"dynunet"``, ``"unet"`` or ``"segresnet"``.
+    minutes, epochs : optional
+        Training time of each network, or its number of epochs.
+    folds : int, optional
+        Train that many networks, each with another part of the patients for validation: an ensemble. Default: one
+        network with ``validation_share`` of the patients for validation.
+    validation_share : float
+        Share of the patients that is not trained on; 0 trains on all.
+    image : str, optional
+        Name of the image when cases have several.
+    seed : int
+        Split, start weights and patches.
+    plan : mapping, optional
+        Arguments of :func:`hybrid.deep.segmentation.make_plan` to override, for example ``{"spacing": (3, 3, 3)}``.
+    settings : mapping, optional
+        Further fields of :class:`hybrid.deep.segmentation.TrainingSettings`.
+    resume : bool
+        False starts again.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`; they concern the preparation of the images.
+
+    Returns
+    -------
+    Path
+        The model folder.
+
+    Raises
+    ------
+    InputError
+        For fewer than two patients, cases without masks, unreadable files (all are named before training starts), or a
+        plan that does not fit into the memory.
+    """
+    from hybrid.deep.segmentation.planning import describe_plan, make_plan
+    from hybrid.deep.segmentation.segmenter import save_ensemble
+    from hybrid.deep.segmentation.training import TrainingSettings, check_memory
+
+    out = Path(out)
+    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
+    cases = _one_image(cohort, image)
+    splits = make_folds(cases, folds, validation_share, seed)
+    known = {name for fold in splits for name in (*fold.training, *fold.validation)}
+    cases = Cohort(case for case in cases if case.case_id in known)
+    run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
+    prints = _all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
+    trained = {name for fold in splits for name in fold.training}
+    rows = [_as_fingerprint(prints[case.case_id][0]) for case in cases if case.case_id in trained]
+    options = {"memory_gib": _default_memory(), **(plan or {})}
+    made = make_plan(rows, network=network, **options)
+    for row in describe_plan(made).itertuples():
+        logger.info("%s: %s", row.setting, row.value)
+    check_memory(made, chosen)
+    prepared = _prepare(cases, made, out, run)
+    members = []
+    for number, fold in enumerate(splits):
+        name = f"fold_{number}" if len(splits) > 1 else ""
+        members.append(name)
+        _train_fold(cases, fold, made, prepared, out / name, replace(chosen, seed=seed + number), resume, progress)
+    if len(splits) > 1:
+        save_ensemble(out, members)
+    shutil.rmtree(out / PREPARED)
+    shutil.rmtree(out / "cache")
+    return out
+
+
+def _default_memory() -> float:
+    """Return what a step may take without being asked: 8 GiB of a GPU, 2 GiB of a CPU (where time is the limit)."""
+    import torch
+
+    return 8.0 if torch.cuda.is_available() else 2.0
+
+
+def _one_image(cohort: Cohort, name: str | None) -> Cohort:
+    cohort.require_unique_ids()
+    cases = []
+    for case in cohort:
+        images, masks = case.images, case.masks
+        chosen = name or (next(iter(images)) if len(images) == 1 else UNNAMED)
+        if chosen not in images or chosen not in masks:
+            raise InputError(
+                f"Training needs an image and a mask; found the images {list(images)} and the masks {list(masks)}.",
+                advice="Fill the columns image and mask, or name the image with --image.",
+                case_id=case.case_id,
+            )
+        cases.append(replace(case, image=images[chosen], mask=masks[chosen]))
+    return Cohort(cases)
+
+
+def make_folds(cohort: Cohort, folds: int | None, validation_share: float, seed: int) -> list[Fold]:
+    """Split patients, never cases, into training and validation.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        All cases; those with ``split`` = ``test`` are left out.
+    folds : int, optional
+        Number of folds; each patient validates once.
+    validation_share : float
+        Without folds, the share of patients for validation.
+    seed : int
+        Of the random order.
+
+    Returns
+    -------
+    list of Fold
+        Case ids.
+
+    Raises
+    ------
+    InputError
+        For too few patients or an unknown value in the split column.
+    """
+    declared = {case.case_id: split_of(case) for case in cohort}
+    usable = [case for case in cohort if declared[case.case_id] not in ("test", "external")]
+    patients = sorted({case.patient_id for case in usable})
+    if len(patients) < 2:
+        raise InputError(
+            f"Training needs at least two patients; found {len(patients)}.",
+            advice="Add cases, or check the split column.",
+        )
+    if folds is None and "validation" in declared.values():
+        return [_fold(usable, {case.patient_id for case in usable if declared[case.case_id] == "validation"})]
+    order = np.random.default_rng([seed, 17]).permutation(len(patients))
+    if folds is not None:
+        if not 2 <= folds <= len(patients):
+            raise InputError(f"Expected 2 to {len(patients)} folds (the number of patients); found {folds}.")
+        return [_fold(usable, {patients[i] for i in order[k::folds]}) for k in range(folds)]
+    count = min(len(patients) - 2, math.ceil(validation_share * len(patients))) if validation_share > 0 else 0
+    return [_fold(usable, {patients[i] for i in order[: max(count, 0)]})]
+
+
+def split_of(case: Case) -> str:
+    """Set that the cohort's column ``split`` puts a case into, or an empty text.
+
+    Raises
+    ------
+    InputError
+        For a value that is none of :data:`SPLITS`.
+    """
+    value = case.covariates.get(SPLIT_COLUMN)
+    text = "" if value is None or pd.isna(value) else str(value).strip()
+    if text and text not in SPLITS:
+        raise unknown_name("split", text, SPLITS, case_id=case.case_id)
+    return text
+
+
+def _fold(cases: Sequence[Case], validation: set[str]) -> Fold:
+    return Fold(
+        tuple(case.case_id for case in cases if case.patient_id not in validation),
+        tuple(case.case_id for case in cases if case.patient_id in validation),
+    )
+
+
+def read_pair(case: Case) -> tuple[sitk.Image, sitk.Image]:
+    """Image and mask of a case with one image, the mask on the image's grid."""
+    if not isinstance(case.image, Path) or not isinstance(case.mask, Path):
+        raise InputError("The case needs one image and one mask.", case_id=case.case_id)
+    image = read_image(case.image, case_id=case.case_id)
+    mask, _ = align_mask(image, read_mask(case.mask, case_id=case.case_id), case_id=case.case_id, path=case.mask)
+    return image, mask
+
+
+def fingerprint_case(case: Case, seed: int) -> Rows:
+    """Row of one case for the plan; arrays as lists."""
+    from hybrid.deep.segmentation.planning import fingerprint
+
+    found = fingerprint(*read_pair(case), case_id=case.case_id, seed=seed)
+    return [
+        {**found, "labels": {str(k): v for k, v in found["labels"].items()}, "foreground": found["foreground"].tolist()}
+    ]
+
+
+def _as_fingerprint(row: Mapping[str, Any]) -> dict[str, Any]:
+    labels = {int(value): count for value, count in row["labels"].items()}
+    return {**row, "labels": labels, "foreground": np.asarray(row["foreground"])}
+
+
+def prepare_case(case: Case, seed: int, *, plan: Mapping[str, Any], folder: Path) -> Rows:
+    """Store one case as training reads it."""
+    from hybrid.deep.segmentation.planning import SegmentationPlan
+    from hybrid.deep.segmentation.preprocessing import write_training_case
+
+    path = folder / f"{quote(case.case_id, safe='')}.npz"
+    row = write_training_case(*read_pair(case), SegmentationPlan.from_dict(plan), path, case_id=case.case_id)
+    return [{"path": str(path), **row}]
+
+
+def _prepare(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
+    from hybrid.deep.segmentation.training import PreparedCase
+
+    content = plan.to_dict()
+    folder = out / PREPARED / digest(content)[:12]
+    function = functools.partial(prepare_case, plan=content, folder=folder)
+    results = run(
+        function, cases, stage="prepare", settings={"plan": content}, valid=lambda rows: Path(rows[0]["path"]).is_file()
+    )
+    rows = _all_read(results, cases)
+    return {name: PreparedCase(name, Path(row[0]["path"]), digest(row[0])) for name, row in rows.items()}
+
+
+def _all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
+    if len(results.failures):
+        first = results.failures.iloc[0]
+        names = ", ".join(results.failures["case_id"])
+        raise InputError(
+            f"{len(results.failures)} of {len(cases)} cases cannot be used for training ({names}). "
+            f"First: {first['message']}",
+            advice=f"{first['advice']} Nothing was trained yet; the good cases are kept for the next run.",
+            case_id=str(first["case_id"]),
+        )
+    return results.rows
+
+
+def _train_fold(
+    cases: Cohort, fold: Fold, plan: Any, prepared: Mapping[str, Any], out: Path, settings: Any, resume: bool,
+    progress: bool,
+) -> None:  # fmt: skip
+    from hybrid.deep.segmentation.segmenter import MODEL_CARD, save_segmenter
+    from hybrid.deep.segmentation.training import CHECKPOINT, train_network
+
+    training = [prepared[name] for name in fold.training]
+    validation = [prepared[name] for name in fold.validation]
+    key = digest([plan.to_dict(), asdict(settings), [[c.case_id, c.content] for c in (*training, *validation)]])
+    if resume and _finished(out / MODEL_CARD, key):
+        logger.info("%s is trained already.", out)
+        return
+    trained = train_network(plan, training, validation, out, settings, resume=resume, progress=progress)
+    patients = sorted({hashed_patient(cases[name].patient_id) for name in (*fold.training, *fold.validation)})
+    card = {
+        "training_key": key, "patients": patients, "settings": asdict(settings), "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch, "cases": {"training": len(training), "validation": len(validation)},
+        "metrics": _metrics(trained.curves, trained.best_epoch), "curves": "curves.csv", "versions": versions(),
+    }  # fmt: skip
+    save_segmenter(out, trained.network, plan, card)
+    write_csv(trained.curves, out / "curves.csv")
+    (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _finished(card: Path, key: str) -> bool:
+    import json
+
+    if not card.is_file():
+        return False
+    try:
+        return bool(json.loads(card.read_text(encoding="utf-8")).get("training_key") == key)
+    except ValueError as error:
+        raise HybridError("The model card is damaged.", advice="Delete it and train again.", path=card) from error
+
+
+def _metrics(curves: pd.DataFrame, epoch: int) -> dict[str, float | None]:
+    row = curves[curves["epoch"] == epoch].iloc[0]
+    names = [name for name in curves.columns if "dice" in name or name == "train_loss"]
+    return {name: None if pd.isna(row[name]) else float(row[name]) for name in names}

@@ -1,0 +1,135 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from monai.inferers import sliding_window_inference
+from scipy import ndimage
+
+from hybrid.deep.segmentation.engines import InferenceOptions, make_engine
+from hybrid.deep.segmentation.export import SlabExporter
+from hybrid.deep.segmentation.inference import predict_array, segment_scan
+from hybrid.deep.segmentation.networks import SEGMENTERS, build_segmenter
+from hybrid.deep.segmentation.preprocessing import network_array, open_scan
+from hybrid.errors import InputError
+
+
+def noise_image(size, spacing):
+    values = ndimage.gaussian_filter(np.random.default_rng(0).standard_normal(size), 2).astype(np.float32)
+    image = sitk.GetImageFromArray(values / values.std())
+    image.SetSpacing(spacing[::-1])
+    return image
+
+
+@pytest.mark.parametrize("network", list(SEGMENTERS))
+@pytest.mark.parametrize(("blending", "overlap"), [("constant", 0.25), ("gaussian", 0.5)])
+def test_streamed_labels_equal_monai_over_the_whole_scan_and_full_interpolation(plan, network, blending, overlap):
+    plan = replace(plan, network=network, spacing=(2.0, 1.5, 1.5), modality="ct")
+    size = (30, 61, 47)
+    scan = open_scan(noise_image(size, (3.0, 1.0, 1.0)))
+    module = build_segmenter(plan).eval()
+    options = InferenceOptions(overlap=overlap, blending=blending, precision="float32", device="cpu")
+    found = segment_scan(scan, plan, make_engine([module], options, patch=plan.patch), options)
+    with torch.no_grad():
+        probabilities = sliding_window_inference(
+            torch.from_numpy(network_array(scan, plan))[None, None], plan.patch, 1,
+            lambda patch: torch.softmax(module(patch), 1), overlap=overlap, mode=blending, sigma_scale=0.125,
+        )  # fmt: skip
+    full = torch.nn.functional.interpolate(probabilities.double(), size=size, mode="trilinear")[0].argmax(0)
+    assert len(np.unique(full)) > 1
+    np.testing.assert_array_equal(found.labels, full.numpy())
+
+
+def test_skipped_windows_do_not_change_what_is_wanted(plan):
+    scan = open_scan(noise_image((60, 60, 60), (1.0, 1.0, 1.0)))
+    options = InferenceOptions(overlap=0.25, precision="float32", device="cpu")
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch)
+    wanted = np.zeros(scan.array.shape, bool)
+    wanted[5:15, 20:30, 10:20] = True
+    whole, part = segment_scan(scan, plan, engine, options), segment_scan(scan, plan, engine, options, relevant=wanted)
+    assert part.windows.run < part.windows.total / 4
+    np.testing.assert_array_equal(part.coarse[wanted], whole.coarse[wanted])
+    assert not part.coarse[~wanted].any()
+
+
+def test_nothing_wanted_gives_background_and_runs_no_window(plan):
+    scan = open_scan(noise_image((20, 20, 20), (1.0, 1.0, 1.0)))
+    found = segment_scan(scan, plan, lambda patches: 1 / 0, relevant=np.zeros((20, 20, 20), bool))
+    assert found.windows.run == 0
+    assert found.labels.shape == (20, 20, 20)
+    assert not found.labels.any()
+
+
+@pytest.mark.parametrize("size", [(10, 12, 11), (33, 10, 10)])
+def test_scan_smaller_than_the_patch_is_padded(plan, size):
+    scan = open_scan(noise_image(size, (1.0, 1.0, 1.0)))
+    options = InferenceOptions(precision="float32", device="cpu")
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch)
+    assert segment_scan(scan, plan, engine, options).labels.shape == size
+    assert predict_array(network_array(scan, plan), plan, engine, options).shape == size
+
+
+def test_an_ensemble_averages_probabilities(plan):
+    modules = [build_segmenter(plan, seed=seed).eval() for seed in range(2)]
+    options = InferenceOptions(precision="float32", device="cpu")
+    patch = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+    both = make_engine(modules, options, patch=plan.patch)(patch)
+    each = [make_engine([module], options, patch=plan.patch)(patch) for module in modules]
+    np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
+
+
+def test_mirroring_makes_the_result_symmetric(plan):
+    options = InferenceOptions(precision="float32", device="cpu", mirror=True)
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch, mirror_axes=(0, 2))
+    patch = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+    flipped = engine(np.ascontiguousarray(patch[:, :, ::-1]))
+    np.testing.assert_allclose(engine(patch), flipped[:, :, ::-1], atol=1e-5)
+
+
+def test_half_precision_that_disagrees_is_not_used(plan, monkeypatch, caplog):
+    from hybrid.deep.segmentation import engines
+
+    monkeypatch.setattr(engines, "MAX_DIFFERENCE", -1.0)
+    module = build_segmenter(plan).eval()
+    options = InferenceOptions(precision="half", device="cpu")
+    patch = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+    full = make_engine([module], replace(options, precision="float32"), patch=plan.patch)(patch)
+    np.testing.assert_array_equal(make_engine([module], options, patch=plan.patch)(patch), full)
+    assert "Half precision is not used" in caplog.text
+
+
+def test_openvino_gives_the_same_labels_as_torch(plan):
+    pytest.importorskip("openvino")
+    module = build_segmenter(plan).eval()
+    patch = np.random.default_rng(0).standard_normal((1, 1, 16, 16, 16)).astype(np.float32)
+    results = [
+        make_engine([module], InferenceOptions(engine=engine, precision="float32", device="cpu"), patch=plan.patch)(
+            patch
+        )
+        for engine in ("torch", "openvino")
+    ]
+    np.testing.assert_allclose(results[0], results[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"), [((7, 9, 8), (20, 31, 15)), ((20, 21, 22), (9, 50, 22)), ((5, 5, 5), (5, 5, 5))]
+)
+@pytest.mark.parametrize("cuts", [(0, 1.0), (0, 0.3, 1.0), (0, 0.2, 0.5, 0.7, 1.0)])
+def test_exported_slabs_equal_full_interpolation(coarse, fine, cuts):
+    rng = np.random.default_rng(5)
+    logits = ndimage.gaussian_filter(rng.standard_normal((3, *coarse)), (0, 1, 1, 1)) * 8
+    logits[0] += 0.5
+    values = np.exp(logits) / np.exp(logits).sum(0)
+    exporter = SlabExporter(fine, coarse)
+    edges = sorted({int(cut * coarse[0]) for cut in cuts})
+    for start, stop in itertools.pairwise(edges):
+        exporter.add(values[:, start:stop].astype(np.float32), start, slice(0, coarse[1]), slice(0, coarse[2]))
+    full = torch.nn.functional.interpolate(torch.from_numpy(values)[None], size=fine, mode="trilinear")[0].argmax(0)
+    assert (exporter.finish() != full.numpy()).mean() < 1e-4
+
+
+def test_unknown_option_lists_the_known_ones():
+    with pytest.raises(InputError, match="gaussian"):
+        InferenceOptions(blending="gausian")

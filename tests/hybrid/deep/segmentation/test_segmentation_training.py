@@ -1,0 +1,168 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hybrid.deep.segmentation.augmentation import cut_patch, random_matrix, random_patch
+from hybrid.deep.segmentation.preprocessing import write_training_case
+from hybrid.deep.segmentation.training import CHECKPOINT, PreparedCase, TrainingSettings, train_network
+from hybrid.errors import InputError
+
+from .conftest import blob_case
+
+FAST = TrainingSettings(epochs=4, steps=6, precision="32-true", accelerator="cpu", checkpoint_minutes=1e-6)
+
+
+@pytest.fixture
+def cases(plan, tmp_path):
+    found = []
+    for seed in range(5):
+        path = tmp_path / "prepared" / f"c{seed}.npz"
+        write_training_case(*blob_case(seed), plan, path, case_id=f"c{seed}")
+        found.append(PreparedCase(f"c{seed}", path))
+    return found
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_training_learns(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=12, steps=15, learning_rate=3e-3, ema=0.9, augment=False)
+    trained = train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False)
+    assert trained.curves["train_loss"].iloc[-1] < 0.6 * trained.curves["train_loss"].iloc[0]
+    assert trained.curves["validation_dice"].iloc[-1] > 0.75
+    assert list(trained.curves["epoch"]) == list(range(1, 13))
+
+
+def test_interrupted_training_goes_on_with_equal_curves_and_weights(plan, cases, tmp_path):
+    whole = train_network(plan, cases[:4], cases[4:], tmp_path / "a", FAST, progress=False)
+    train_network(plan, cases[:4], cases[4:], tmp_path / "b", FAST, progress=False, stop_after=1)
+    train_network(plan, cases[:4], cases[4:], tmp_path / "b", FAST, progress=False, stop_after=2)
+    resumed = train_network(plan, cases[:4], cases[4:], tmp_path / "b", FAST, progress=False)
+    pd.testing.assert_frame_equal(
+        whole.curves.drop(columns="seconds"), resumed.curves.drop(columns="seconds"), check_exact=True
+    )
+    assert same_weights(whole.network, resumed.network)
+
+
+def test_learning_rate_reaches_its_end(plan, cases, tmp_path):
+    curves = train_network(plan, cases[:4], [], tmp_path / "run", FAST, progress=False).curves
+    assert curves["learning_rate"].iloc[-1] < 0.05 * curves["learning_rate"].max()
+    assert curves["validation_dice"].isna().all()
+
+
+def test_training_ends_on_time_with_the_smallest_learning_rate(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=None, minutes=0.1)
+    curves = train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False).curves
+    assert 0.5 * 6 < curves["seconds"].iloc[-1] < 2 * 6
+    assert curves["learning_rate"].iloc[-1] < 0.3 * curves["learning_rate"].max()
+
+
+def test_interrupted_time_limited_training_has_one_schedule(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=None, minutes=0.1)
+    train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False, stop_after=2)
+    curves = train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False).curves
+    assert curves["seconds"].is_monotonic_increasing
+    assert curves["learning_rate"].iloc[3:].is_monotonic_decreasing
+    assert curves["seconds"].iloc[-1] < 2 * 6
+
+
+def test_workers_give_the_same_patches(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=1)
+    alone = train_network(plan, cases[:4], [], tmp_path / "a", settings, progress=False)
+    helped = train_network(plan, cases[:4], [], tmp_path / "b", replace(settings, workers=2), progress=False)
+    assert same_weights(alone.network, helped.network)
+
+
+def test_training_stops_early_without_progress(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=40, steps=1, learning_rate=1e-9, patience=3)
+    assert len(train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False).curves) < 40
+
+
+def test_checkpoint_of_another_training_is_refused(plan, cases, tmp_path):
+    train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False, stop_after=1)
+    with pytest.raises(InputError, match="another training") as caught:
+        train_network(plan, cases[1:], cases[:1], tmp_path / "run", FAST, progress=False)
+    assert CHECKPOINT in str(caught.value.path)
+    train_network(plan, cases[1:], cases[:1], tmp_path / "run", FAST, progress=False, resume=False, stop_after=1)
+
+
+def test_one_case_is_refused(plan, cases, tmp_path):
+    with pytest.raises(InputError, match="two cases"):
+        train_network(plan, cases[:1], [], tmp_path / "run", FAST)
+
+
+def test_too_little_memory_is_said_before_the_start(plan, cases, tmp_path, monkeypatch):
+    from hybrid.deep.segmentation import training
+
+    class Little:
+        available = 2**20
+
+    monkeypatch.setattr(training.psutil, "virtual_memory", Little)
+    with pytest.raises(InputError, match=r"needs about .* GiB, 0.0 GiB are free"):
+        train_network(plan, cases, [], tmp_path / "run", FAST)
+
+
+def test_damaged_file_in_the_middle_of_an_epoch_names_the_case_and_training_goes_on_after_repair(plan, cases, tmp_path):
+    train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False, stop_after=1)
+    good = cases[2].path.read_bytes()
+    cases[2].path.write_bytes(good[: len(good) // 2])
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False)
+    assert caught.value.case_id == "c2"
+    cases[2].path.write_bytes(good)
+    trained = train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False)
+    assert len(trained.curves) == 4
+
+
+def test_settings_refuse_nonsense():
+    with pytest.raises(InputError, match="minutes"):
+        TrainingSettings(minutes=-1)
+    with pytest.raises(InputError, match="not both"):
+        TrainingSettings(minutes=1, epochs=3)
+
+
+def test_a_patch_is_a_function_of_its_seed(plan, cases):
+    stored = cases[0].load()
+    places = [stored["places_1"], stored["places_2"]]
+    first = random_patch(stored["image"], stored["labels"], places, plan, [3, 1])
+    second = random_patch(stored["image"], stored["labels"], places, plan, [3, 1])
+    other = random_patch(stored["image"], stored["labels"], places, plan, [3, 2])
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_an_unrotated_patch_is_a_plain_crop():
+    image = np.random.default_rng(0).standard_normal((20, 21, 22)).astype(np.float32)
+    labels = (image > 1).astype(np.uint8)
+    values, region = cut_patch(image, labels, (9.5, 10.5, 11.5), (8, 8, 8), np.eye(3))
+    np.testing.assert_array_equal(values[0], image[6:14, 7:15, 8:16])
+    np.testing.assert_array_equal(region[0], labels[6:14, 7:15, 8:16])
+
+
+def test_image_and_labels_are_rotated_together():
+    labels = np.zeros((30, 30, 30), np.uint8)
+    labels[10:20, 8:22, 12:17] = 1
+    matrix = random_matrix((1.0, 1.0, 1.0), np.random.default_rng(2))
+    assert not np.allclose(matrix, np.eye(3))
+    values, region = cut_patch(labels.astype(np.float32), labels, (14.5, 14.5, 14.5), (24, 24, 24), matrix)
+    assert ((values[0] > 0.5) == (region[0] > 0)).float().mean() > 0.99
+
+
+def test_thick_slices_are_rotated_in_plane_only():
+    for seed in range(20):
+        matrix = random_matrix((5.0, 1.0, 1.0), np.random.default_rng(seed))
+        assert np.allclose(matrix[0, 1:], 0)
+        assert np.allclose(matrix[1:, 0], 0)
+
+
+def test_prepared_case_keeps_labels_and_says_their_size(plan, cases):
+    stored = cases[0].load()
+    assert set(np.unique(stored["labels"])) == {0, 1, 2}
+    assert json.dumps(stored["labels"].shape)
+    assert (stored["labels"][tuple(stored["places_2"].T)] == 2).all()
