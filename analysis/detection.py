@@ -2,12 +2,13 @@
 
 Lesions come from the table of mask metrics (:data:`hybrid.tables.MASK_COLUMNS`): ``r1, r2, ...`` are reference lesions
 with ``max_diameter_mm`` and ``detected``, ``p1, p2, ...`` predicted ones with ``true_positive``; both may carry
-``confidence``. The column ``convention`` names the matching rule. Cases without any lesion count as cases, so that false
-positives on healthy patients weigh as they should.
+``confidence``. The column ``convention`` names the matching rule. Cases without any lesion count as cases, so that
+false positives on healthy patients weigh as they should.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -127,7 +128,7 @@ def size_labels(edges: Sequence[float] = SIZE_EDGES_MM) -> list[str]:
     if not checked:
         return [ALL_SIZES]
     texts = [f"{edge:g}" for edge in checked]
-    between = [f"{low} to {high} mm" for low, high in zip(texts, texts[1:], strict=False)]
+    between = [f"{low} to {high} mm" for low, high in itertools.pairwise(texts)]
     return [f"< {texts[0]} mm", *between, f">= {texts[-1]} mm"]
 
 
@@ -195,7 +196,7 @@ def lesion_table(table: pd.DataFrame) -> pd.DataFrame:
     bad = ~(is_reference | wide["lesion_id"].str.fullmatch(r"p\d+")).astype(bool)
     if bad.any():
         raise InputError(
-            f"Lesion id {wide.loc[bad, 'lesion_id'].iloc[0]!r} is neither a reference (r1) nor a predicted lesion (p1).",
+            f"Lesion id {wide.loc[bad, 'lesion_id'].iloc[0]!r} is neither a reference (r1) nor a predicted one (p1).",
             case_id=wide.loc[bad, "case_id"].iloc[0],
         )
     for name, concerned in (("detected", is_reference), ("true_positive", ~is_reference.astype(bool))):
@@ -213,7 +214,7 @@ def _check_flags(lesions: pd.DataFrame, name: str) -> None:
 
 
 def _lesion_groups(table: pd.DataFrame, by: Sequence[str]) -> list[_Group]:
-    """Groups of lesions, with every case of the group, whether or not it has a lesion."""
+    """Return groups of lesions, with every case of the group, whether or not it has a lesion."""
     checked = check_masks(table)
     require_columns(checked, by, "masks")
     lesions = lesion_table(checked)
@@ -396,8 +397,8 @@ def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence
         read.append(_with_key(_operating_points(curve, wanted), group.key))
     method = (
         "Free-response ROC: sensitivity per lesion against false positives per case, cases without lesions included; "
-        f"matching rule {' / '.join(sorted({group.rule for group in groups} - {''})) or 'not stated'}; sensitivities are "
-        f"the largest attained at up to {', '.join(f'{rate:g}' for rate in wanted)} false positives per case."
+        f"matching rule {' / '.join(sorted({group.rule for group in groups} - {''})) or 'not stated'}; sensitivities "
+        f"are the largest attained at up to {', '.join(f'{rate:g}' for rate in wanted)} false positives per case."
     )
     return Froc(pd.concat(points, ignore_index=True), pd.concat(read, ignore_index=True), method)
 
@@ -568,7 +569,7 @@ def _check_classes(lesions: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
             row = table[bad].iloc[0]
             raise InputError(f"Lesion {row['lesion_id']} {problem}.", case_id=row["case_id"])
     stray = set(table.loc[table["detected"] == 1, "y_pred"]) - set(table["y_true"])
-    if stray and not {type(value) for value in stray} & {type(value) for value in table["y_true"]}:
+    if stray and {isinstance(value, str) for value in stray} != {isinstance(value, str) for value in table["y_true"]}:
         raise unknown_name("predicted class", next(iter(stray)), set(table["y_true"]))
     found = table["detected"] == 1
     return table.assign(correct=(found & (table["y_true"] == table["y_pred"])).astype(np.float64))

@@ -58,12 +58,17 @@ class Album:
         alt : str
             Description for readers who cannot see it.
         """
-        import matplotlib as mpl
         from matplotlib.figure import Figure
 
         # A figure of its own: no pyplot state, no backend of the user touched.
         figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
+        self.add_figure(name, figure, alt=alt)
+
+    def add_figure(self, name: str, figure: Figure, *, alt: str) -> None:
+        """Keep a figure that is drawn already; see :meth:`add`."""
+        import matplotlib as mpl
+
         # A fixed salt and no date, so that the same numbers give the same file; the user's settings return.
         with mpl.rc_context({"svg.hashsalt": "hybrid"}):
             svg = _rendered(figure, "svg", metadata={"Date": None})

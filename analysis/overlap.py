@@ -1,8 +1,8 @@
 """Agreement of predicted with reference masks, summarised over cases: overlap, volumes, overfitting.
 
 Everything starts from the table of mask metrics (:data:`hybrid.tables.MASK_COLUMNS`). Means are over cases; intervals
-resample patients with all their cases, so that follow-up scans do not count as new patients. A value that is not defined
-(an empty mask under some conventions) is NaN: it is left out of the mean and counted in ``n_undefined``.
+resample patients with all their cases, so that follow-up scans do not count as new patients. A value that is not
+defined (an empty mask under some conventions) is NaN: it is left out of the mean and counted in ``n_undefined``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ SCORES: Final = ("dice", "iou", "precision", "sensitivity", "specificity", "surf
 """Metrics between 0 and 1 where more is better: those with a generalisation gap."""
 
 SUMMARY_COLUMNS: Final = (
-    "metric", "n_cases", "n_patients", "n_undefined", "mean", "sd", "median", "ci_low", "ci_high", "convention", "method",
+    "metric", "n_cases", "n_patients", "n_undefined", "mean", "sd", "median", "ci_low", "ci_high", "convention",
+    "method",
 )  # fmt: skip
 """Columns that :func:`summarise_overlap` adds to those it groups by."""
 
@@ -149,7 +150,7 @@ def _check_values(table: pd.DataFrame) -> None:
         row = table.loc[bad].iloc[0]
         raise InputError(f"Column 'value' must hold numbers; found {row['value']!r}.", case_id=row["case_id"])
     table["value"] = values.astype(np.float64)
-    repeated = table.duplicated(["case_id", "split", "structure", "lesion_id", "metric"])
+    repeated = table.duplicated(["case_id", "split", "structure", "lesion_id", "metric", "convention"])
     if repeated.any():
         row = table.loc[repeated].iloc[0]
         raise InputError(
@@ -225,7 +226,7 @@ def _choose_metrics(rows: pd.DataFrame, metrics: Sequence[str] | None) -> list[s
 
 
 def _groups(rows: pd.DataFrame, by: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Groups in the order of :data:`SPLITS` and, within, of first appearance."""
+    """Return groups in the order of :data:`SPLITS` and, within, of first appearance."""
     if not by:
         return [({}, rows)]
     groups = [(dict(zip(by, key, strict=True)), group) for key, group in rows.groupby(list(by), sort=False)]
@@ -243,7 +244,7 @@ def _summarise_group(
     bounds = drawn.interval(level=level)
     rows = []
     for i, metric in enumerate(wide.columns):
-        column, low, high = values[:, i], *bounds[i]
+        column, (low, high) = values[:, i], bounds[i]
         defined = column[~np.isnan(column)]
         usable = bool(np.isfinite(defined).all()) and np.unique(codes[~np.isnan(column)]).size >= 2
         own = group[group["metric"] == metric]
@@ -285,8 +286,8 @@ def _one_convention(rows: pd.DataFrame) -> str:
     found = rows["convention"].unique()
     if len(found) > 1:
         raise InputError(
-            f"{rows['metric'].iloc[0]!r} comes with several conventions ({', '.join(map(repr, found))}); a mean over them "
-            "has no meaning.",
+            f"{rows['metric'].iloc[0]!r} comes with several conventions ({', '.join(map(repr, found))}); a mean over "
+            "them has no meaning.",
             advice="Bring the table to one convention, or add 'convention' to by=.",
         )
     return str(found[0])
@@ -321,9 +322,9 @@ def generalisation_gap(
 ) -> GeneralisationGap:
     """Difference between training and test patients, with a verdict fixed beforehand.
 
-    The mean over the cases of each set is resampled by patient, the two sets independently of each other. Overfitting is
-    reported if and only if the lower bound of the interval of the difference exceeds ``threshold``: a gap that the test
-    set is too small to show is not evidence of one, nor of its absence.
+    The mean over the cases of each set is resampled by patient, the two sets independently of each other. Overfitting
+    is reported if and only if the lower bound of the interval of the difference exceeds ``threshold``: a gap that the
+    test set is too small to show is not evidence of one, nor of its absence.
 
     Parameters
     ----------
@@ -410,8 +411,8 @@ def _gap_result(
     overfit = bool(low > threshold)
     values = (
         structure, metric, *splits, train["n_cases"], train["n_patients"], test["n_cases"], test["n_patients"],
-        train["mean"], *train["bounds"], test["mean"], *test["bounds"], gap, float(low), float(high), threshold, overfit,
-        convention,
+        train["mean"], *train["bounds"], test["mean"], *test["bounds"], gap, float(low), float(high), threshold,
+        overfit, convention,
     )  # fmt: skip
     table = pd.DataFrame([values], columns=list(GAP_COLUMNS))
     bound = f"the lower bound of its {100 * level:g} % interval exceeds {threshold:g}, a threshold fixed beforehand"
@@ -420,9 +421,10 @@ def _gap_result(
     else:
         verdict = f"not decided (gap {gap:.3f}): an interval needs two patients in each set"
     method = (
-        f"The generalisation gap is the mean {metric} of {structure} over {splits[0]} cases minus that over {splits[1]} "
-        f"cases; patients of the two sets were resampled independently with all their cases ({n_boot} draws). The flag "
-        f"for overfitting is raised when {bound}: {verdict}."
+        f"The generalisation gap is the mean {metric} of {structure} over {splits[0]} cases minus that over "
+        f"{splits[1]} cases; patients of the two sets were resampled independently with all their cases ({n_boot} "
+        "draws). "
+        f"The flag for overfitting is raised when {bound}: {verdict}."
     )
     return GeneralisationGap(table, method)
 
@@ -524,8 +526,8 @@ def bland_altman(
         *bounds[1], estimate[3], *bounds[2], how,
     )  # fmt: skip
     method = (
-        f"Bias is the mean difference of predicted minus reference volume of {structure} (ml), the limits of agreement lie "
-        f"{LIMIT_Z} SD on either side (Bland and Altman 1986); {100 * level:g} % intervals: {how}."
+        f"Bias is the mean difference of predicted minus reference volume of {structure} (ml), the limits of agreement "
+        f"lie {LIMIT_Z} SD on either side (Bland and Altman 1986); {100 * level:g} % intervals: {how}."
     )
     return BlandAltman(points, pd.DataFrame([values], columns=list(AGREEMENT_COLUMNS)), method)
 

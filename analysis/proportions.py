@@ -24,7 +24,7 @@ EXACT_PATIENTS: Final = "exact, patients as trials"
 NO_INTERVAL: Final = "none"
 
 MIN_TRIALS: Final = 10
-"""A proportion of fewer lesions is marked ``too_few``: one lesion more or less moves it by over 10 percentage points."""
+"""A proportion of fewer lesions is marked ``too_few``: one lesion more or less moves it by over 10 points."""
 
 MIN_PATIENTS: Final = 5
 """A proportion from fewer patients is marked ``too_few``: so few patients cannot be resampled meaningfully."""

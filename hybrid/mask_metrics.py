@@ -1,7 +1,7 @@
 """Predicted masks against reference masks: overlap, surfaces, and which lesions were found.
 
 Values are raw: NaN where a quantity is not defined. What an empty mask should score is decided afterwards, and named,
-with :func:`hybrid.analysis.by_convention`. Arrays are in (z, y, x) order.
+with :func:`hybrid.analysis.conventions.by_convention`. Arrays are in (z, y, x) order.
 """
 
 from __future__ import annotations

@@ -105,12 +105,13 @@ def evaluate_masks(
         "sizes": list(sizes_mm),
         "convention": convention,
     }
+    settings["confidences"] = _confidences(folder)
     function = functools.partial(measure_case, **settings)
     results = run_cases(
         function, pairs, stage="evaluate_masks", settings=settings, out=out, n_jobs=n_jobs, backend=backend,
         progress=progress,
     )  # fmt: skip
-    table = _long_table(cohort, results.rows, split, folder)
+    table = _long_table(cohort, results.rows, split)
     write_csv(table, out / TABLE)
     table.attrs["failures"] = results.failures.to_dict("records")
     if len(results.failures):
@@ -152,7 +153,7 @@ def _pair(case: Case, folder: Path) -> dict[str, Path]:
 
 def measure_case(
     case: Case, seed: int, *, structures: Mapping[str, Sequence[int]], lesions: str, rule: str, sizes: Sequence[float],
-    convention: str,
+    convention: str, confidences: Sequence[Mapping[str, Any]],
 ) -> Rows:  # fmt: skip
     """Rows ``structure, lesion_id, size_bin, metric, value, convention`` of one case."""
     from hybrid.mask_metrics import KITS_TOLERANCES_MM, measure_masks
@@ -165,9 +166,11 @@ def measure_case(
     tolerances = {name: KITS_TOLERANCES_MM.get(name, 2.0) for name in structures}
     table = measure_masks(prediction, reference, structures, tolerances_mm=tolerances, case_id=case.case_id)
     rows = _structure_rows(table, tolerances, convention)
-    values = structures[lesions]
+    values, spacing = structures[lesions], reference.GetSpacing()[::-1]
     regions = [np.isin(to_array(mask), list(values)) for mask in (prediction, reference)]
-    return rows + _lesion_rows(regions[0], regions[1], reference.GetSpacing()[::-1], lesions, rule, sizes)
+    own = [row for row in confidences if row["case_id"] == case.case_id]
+    certain = _confidence_map(to_array(prediction), values, spacing, own) if own or not regions[0].any() else None
+    return rows + _lesion_rows(regions[0], regions[1], spacing, certain, lesions, rule, sizes)
 
 
 def _structure_rows(table: pd.DataFrame, tolerances: Mapping[str, float], convention: str) -> Rows:
@@ -187,13 +190,13 @@ def _structure_rows(table: pd.DataFrame, tolerances: Mapping[str, float], conven
 
 
 def _lesion_rows(
-    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], structure: str, rule: str,
-    sizes: Sequence[float],
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], certain: np.ndarray | None,
+    structure: str, rule: str, sizes: Sequence[float],
 ) -> Rows:  # fmt: skip
     from hybrid.analysis.detection import size_bin
     from hybrid.mask_metrics import match_lesions
 
-    found = match_lesions(prediction, reference, spacing, rule=rule)
+    found = match_lesions(prediction, reference, spacing, rule=rule, probability=certain)
     rows: Rows = []
     for prefix, table in zip(("r", "p"), found, strict=True):
         for lesion in table.to_dict("records"):
@@ -201,12 +204,12 @@ def _lesion_rows(
                 "structure": structure, "lesion_id": f"{prefix}{int(lesion['lesion_id'])}",
                 "size_bin": size_bin(float(lesion["max_diameter_mm"]), sizes), "convention": rule,
             }  # fmt: skip
-            names = [name for name in lesion if name != "lesion_id"]
-            rows += [{**common, "metric": name, "value": float(lesion[name])} for name in names]
+            values = {"confidence" if name == "best_confidence" else name: lesion[name] for name in lesion}
+            rows += [{**common, "metric": n, "value": float(v)} for n, v in values.items() if n != "lesion_id"]
     return rows
 
 
-def _long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None, folder: Path) -> pd.DataFrame:
+def _long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None) -> pd.DataFrame:
     parts = []
     for case in cohort:
         value = split or split_of(case) or "test"
@@ -214,24 +217,34 @@ def _long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None, fol
             raise unknown_name("split", value, SPLITS, case_id=case.case_id)
         head = {"case_id": case.case_id, "patient_id": case.patient_id, "site": case.site or "", "split": value}
         parts += [{**head, **row} for row in rows.get(case.case_id, [])]
-    return _with_confidences(pd.DataFrame(parts, columns=list(MASK_COLUMNS)), folder)
+    return pd.DataFrame(parts, columns=list(MASK_COLUMNS))
 
 
-def _with_confidences(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Confidences of predicted lesions from ``lesions.csv`` beside the masks, where there is one."""
+def _confidences(folder: Path) -> list[dict[str, Any]]:
+    """Rows ``case_id, label, lesion_id, confidence`` of ``lesions.csv`` beside the masks; empty without it."""
     path = folder.parent / LESIONS
-    if not path.is_file() or table.empty:
-        return table
-    lesions = read_exact(path, text=("case_id", "patient_id"))
-    if "confidence" not in lesions or lesions.empty:
-        return table
-    structure = table.loc[table["lesion_id"] != "", "structure"].unique()
-    label = lesions["label"].max() if "label" in lesions else None
-    chosen = lesions[lesions["label"] == label] if len(structure) == 1 and label is not None else lesions
-    known = {(row.case_id, f"p{int(row.lesion_id)}"): float(row.confidence) for row in chosen.itertuples()}
-    wanted = table["metric"].eq("confidence") & table["lesion_id"].str.startswith("p")
-    values = [known.get(key, np.nan) for key in zip(table["case_id"], table["lesion_id"], strict=True)]
-    return table.assign(value=np.where(wanted, values, table["value"]))
+    if not path.is_file():
+        return []
+    table = read_exact(path, text=("case_id", "patient_id"))
+    wanted = ["case_id", "label", "lesion_id", "confidence"]
+    return list(table[wanted].to_dict("records")) if set(wanted) <= set(table.columns) else []
+
+
+def _confidence_map(
+    prediction: np.ndarray, values: Sequence[int], spacing: Sequence[float], rows: Sequence[Mapping[str, Any]]
+) -> np.ndarray | None:
+    """Confidence of the lesion that each voxel belongs to, or None when a predicted lesion has none."""
+    from hybrid.lesions import label_lesions
+
+    known = {(int(row["label"]), int(row["lesion_id"])): float(row["confidence"]) for row in rows}
+    result = np.zeros(prediction.shape, np.float32)
+    for value in values:
+        numbers, count = label_lesions(prediction == value, spacing)
+        if any((value, number) not in known for number in range(1, count + 1)):
+            return None
+        scores = np.array([0.0, *(known[value, number] for number in range(1, count + 1))], np.float32)
+        result += scores[numbers]
+    return result
 
 
 def overlay_slices(cohort: Cohort, folder: Path, case_ids: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -40,8 +40,8 @@ def values_of(prediction, reference, spacing=(1.0, 1.0, 1.0), **options):
     return table.set_index("metric")["value"]
 
 
-def random_pair(seed, shape=(14, 22, 22)):
-    """Two smooth blobs that overlap."""
+def random_pair(seed, shape=(40, 22, 22)):
+    """Two smooth blobs that overlap, over more planes than are looked at in one go."""
     rng = np.random.default_rng(seed)
     z, y, x = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
     noise = [

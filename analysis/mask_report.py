@@ -1,0 +1,453 @@
+"""One self-contained HTML report of a segmentation: overlap, lesions, classes, overfitting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from hybrid.errors import InputError, unknown_name
+
+from . import mask_plots as plots
+from .conventions import CONVENTIONS
+from .detection import SIZE_EDGES_MM, classification_by_size, detection_table, froc, recall_by_diameter
+from .figures import Album, Picture, write_bytes
+from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
+from .overlap import summarise_overlap as summarise
+from .pages import render
+from .views import Cell, Row, View
+from .wording import interval, number, short_path
+
+METRIC_NAMES: Final = {
+    "dice": "Dice", "iou": "IoU", "precision": "Precision", "sensitivity": "Sensitivity", "specificity": "Specificity",
+    "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)", "assd_mm": "ASSD (mm)",
+}  # fmt: skip
+SPLIT_NAMES: Final = {"train": "Training", "validation": "Validation", "test": "Test", "external": "External"}
+GLOSSARY: Final = (
+    ("Dice", "Twice the volume that both masks share, over the sum of their volumes. 1: identical, 0: nothing shared."),
+    ("Surface Dice", "Share of both surfaces that lies within a tolerance of the other surface."),
+    ("HD95", "95th percentile of the distances between the surfaces, in mm; not defined where a mask is empty."),
+    ("ASSD", "Average symmetric distance between the surfaces, in mm; not defined where a mask is empty."),
+    ("Recall of lesions", "Share of the reference lesions that were found, by the matching rule named in the table."),
+    ("False positives per case", "Predicted lesions that match no reference lesion, per case."),
+    ("FROC", "Recall against false positives per case while the confidence needed for a lesion is varied."),
+    ("Generalisation gap", "Mean on training patients minus mean on test patients. Large: the model learnt by heart."),
+    ("95 % CI", "Interval that holds the true value in 95 of 100 repetitions of the study; patients are resampled."),
+)
+
+
+class MaskReport:
+    """A report on predicted masks that a clinician can read and a reviewer can check.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Long table, see :data:`hybrid.tables.MASK_COLUMNS`.
+    lesions : str
+        Structure whose connected regions are lesions.
+    sizes_mm : sequence of float
+        Edges of the size strata (mm).
+    title : str
+        Heading.
+    curves : DataFrame, optional
+        Training curves of one network.
+    gap : bool
+        Show the generalisation gap; needs training and test cases.
+    by_size : mapping of int to DataFrame, optional
+        Tables by number of training patients.
+    classified : DataFrame, optional
+        One row per reference lesion with ``y_true, y_pred, y_pred_reference_mask, detected, max_diameter_mm, split``.
+    baselines : DataFrame, optional
+        Long table of trivial methods, ``structure`` naming the method.
+    simulated : bool
+        Said at the top.
+    run_record : mapping, optional
+        Settings and versions.
+    n_boot, seed : int
+        Of all intervals.
+
+    Raises
+    ------
+    InputError
+        For an invalid table or an unknown structure.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        lesions: str,
+        sizes_mm: Sequence[float] = SIZE_EDGES_MM,
+        title: str = "Segmentation",
+        curves: pd.DataFrame | None = None,
+        gap: bool = False,
+        by_size: Mapping[int, pd.DataFrame] | None = None,
+        classified: pd.DataFrame | None = None,
+        baselines: pd.DataFrame | None = None,
+        simulated: bool = False,
+        run_record: Mapping[str, Any] | None = None,
+        n_boot: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        self.table = check_masks(table)
+        self.structures = list(dict.fromkeys(structure_rows(self.table)["structure"]))
+        if lesions not in self.structures:
+            raise unknown_name("structure", lesions, self.structures)
+        self.lesions, self.sizes_mm, self.title = lesions, tuple(sizes_mm), title
+        self.curves, self.classified, self.baselines = curves, classified, baselines
+        self.simulated, self.record = simulated, dict(run_record or {})
+        self._settings: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
+        self.summary = summarise(self.table, **self._settings)
+        self.gap = generalisation_gap(self.table, structure=lesions, **self._settings) if gap else None
+        self.gap_sizes = gap_by_training_size(dict(by_size), structure=lesions, **self._settings) if by_size else None
+
+    @cached_property
+    def _lesion_tables(self) -> dict[str, Any]:
+        """Detection, FROC and recall curve; empty when no lesion was matched."""
+        if not (self.table["lesion_id"] != "").any():
+            return {}
+        judged = self.table[self.table["split"] != "train"] if len(self.splits) > 1 else self.table
+        if not (judged["lesion_id"] != "").any():
+            return {}
+        found = {
+            "detection": detection_table(judged, size_edges_mm=self.sizes_mm, **self._settings),
+            "recall": recall_by_diameter(judged, **self._settings),
+        }
+        try:
+            found["froc"] = froc(judged)
+        except InputError:  # masks drawn by hand or by another program have no confidences
+            found["froc"] = None
+        return found
+
+    @property
+    def splits(self) -> list[str]:
+        """Sets of the table, in a fixed order."""
+        return [name for name in SPLITS if name in set(self.table["split"])]
+
+    @property
+    def judged_split(self) -> str:
+        """The set that counts: test if there is one, else the last."""
+        return "test" if "test" in self.splits else self.splits[-1]
+
+    def example_cases(self) -> dict[str, str]:
+        """Title to case id of the best, median and worst case by Dice of the lesions' structure in the judged set."""
+        rows = structure_rows(self.table)
+        rows = rows[
+            (rows["split"] == self.judged_split) & (rows["structure"] == self.lesions) & (rows["metric"] == "dice")
+        ].dropna(subset="value")
+        if rows.empty:
+            return {}
+        ordered = rows.sort_values(["value", "case_id"], ascending=False).reset_index(drop=True)
+        places = {"Best": 0, "Median": (len(ordered) - 1) // 2, "Worst": len(ordered) - 1}
+        return {
+            f"{name}: Dice {ordered.loc[i, 'value']:.2f}": str(ordered.loc[i, "case_id"]) for name, i in places.items()
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table behind the report, unrounded, by the name of its file."""
+        tables = {"masks_summary": self.summary, "volumes": self._volumes().table}
+        lesion = self._lesion_tables
+        if lesion:
+            tables |= {"detection": lesion["detection"], "recall_by_diameter": lesion["recall"].bins}
+            if lesion["froc"] is not None:
+                tables |= {"froc": lesion["froc"].points, "froc_operating_points": lesion["froc"].operating_points}
+        if self.gap is not None:
+            tables["generalisation_gap"] = self.gap.table
+        if self.gap_sizes is not None:
+            tables["gap_by_training_size"] = self.gap_sizes
+        if self.classified is not None and len(self.classified):
+            tables["classification"] = self._classification()
+        if self.baselines is not None:
+            tables["baselines"] = summarise(self.baselines, metrics=("dice",), **self._settings)
+        if self.curves is not None:
+            tables["training_curves"] = self.curves
+        return tables
+
+    def save(self, path: str | Path, *, slices: Sequence[Mapping[str, Any]] = ()) -> Path:
+        """Write the report, ``tables/*.csv`` and ``figures/`` beside it.
+
+        Parameters
+        ----------
+        path : path-like
+            The HTML file.
+        slices : sequence of mapping
+            Slices for the overlays, see :func:`~hybrid.analysis.mask_plots.plot_overlays`.
+
+        Returns
+        -------
+        Path
+            The same path.
+        """
+        path = Path(path)
+        tables = self.tables()
+        for name, table in tables.items():
+            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        pictures = self._pictures(path.parent / "figures", slices)
+        return write_bytes(self._render(tables, pictures).encode(), path)
+
+    def _volumes(self) -> Any:
+        return bland_altman(self.table, structure=self.lesions, split=self.judged_split, **self._settings)
+
+    def _classification(self) -> pd.DataFrame:
+        """Accuracy by size from the predicted masks (two denominators) and from the reference masks."""
+        rows = self.classified
+        if rows is None:
+            raise InputError("No classified lesions were given.")
+        settings: dict[str, Any] = {"size_edges_mm": self.sizes_mm, "by": ("split",), **self._settings}
+        own = classification_by_size(rows, **settings)
+        reference = classification_by_size(
+            rows.assign(y_pred=rows["y_pred_reference_mask"], detected=1), **settings
+        )  # fmt: skip
+        reference = reference[reference["denominator"] == "detected"].assign(denominator="reference_mask")
+        return pd.concat([own, reference], ignore_index=True)
+
+    def _pictures(self, folder: Path, slices: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
+        album, captions = Album(folder), {}
+        if slices:
+            album.add_figure("overlays", plots.plot_overlays([dict(item) for item in slices]), alt="Masks over images")
+            captions["overlays"] = "Slices with the largest reference region; reference and prediction as contours."
+        album.add(
+            "dice", lambda ax: plots.plot_dice_box(self.table, ax=ax), height=3.0, alt="Dice by set and structure"
+        )
+        captions["dice"] = "Dice of each case by structure and set; boxes: quartiles and median."
+        lesion = self._lesion_tables
+        if lesion:
+            if lesion["froc"] is not None:
+                album.add("froc", lambda ax: plots.plot_froc(lesion["froc"], ax=ax), height=3.2, alt="FROC curve")
+                captions["froc"] = "Recall of lesions against false positives per case."
+            album.add(
+                "recall", lambda ax: plots.plot_recall_by_diameter(lesion["recall"], ax=ax), height=3.2,
+                alt="Recall against diameter",
+            )  # fmt: skip
+            captions["recall"] = "Recall against the lesion's maximum diameter, with 95 % intervals."
+        album.add("volumes", lambda ax: plots.plot_bland_altman(self._volumes(), ax=ax), height=3.0, alt="Bland-Altman")
+        captions["volumes"] = (
+            f"Predicted minus reference volume ({self.lesions}, {SPLIT_NAMES[self.judged_split].lower()} cases): bias and "
+            "limits of agreement (Bland & Altman 1986)."
+        )
+        if self.curves is not None:
+            curves = self.curves
+            album.add("curves", lambda ax: plots.plot_training_curves(curves, ax=ax), height=3.0, alt="Training curves")
+            captions["curves"] = "Mean Dice after each epoch on up to six cases of the training and validation sets."
+        if self.gap_sizes is not None:
+            sizes = self.gap_sizes
+            album.add("gap", lambda ax: plots.plot_gap(sizes, ax=ax), height=3.0, alt="Gap against training size")
+            captions["gap"] = "Generalisation gap against the number of training patients, with 95 % intervals."
+        return album.with_captions(**captions)
+
+    def _render(self, tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Picture]) -> str:
+        return render(
+            "masks.html.j2",
+            title=self.title,
+            simulated=self.simulated,
+            sentences=self.sentences(),
+            tiles=self._tiles(),
+            overlap=[self._overlap_view(structure) for structure in self.structures],
+            detection=self._detection_view(),
+            operating=self._operating_view(),
+            classification=self._classification_view(tables.get("classification")),
+            gap=self._gap_view(),
+            baselines=self._baseline_view(tables.get("baselines")),
+            pictures=pictures,
+            methods=self._methods(),
+            settings=json.dumps(short_path(self.record.get("settings")), indent=2, ensure_ascii=False, default=str)
+            if self.record.get("settings")
+            else "",
+            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            files=sorted(tables),
+            glossary=GLOSSARY,
+        )
+
+    def sentences(self) -> list[tuple[str, str]]:
+        """Lead and text of the summary's parts."""
+        row = self._row(self.judged_split, self.lesions, "dice")
+        who = SPLIT_NAMES[self.judged_split].lower()
+        parts = [(
+            "Overlap.",
+            f"In {int(row['n_cases'])} {who} cases of {int(row['n_patients'])} patients the mean Dice of {self.lesions} is "
+            f"{number(row['mean'])} (95 % CI {interval(row['ci_low'], row['ci_high'])}).",
+        )]  # fmt: skip
+        if self.gap is not None:
+            gap = self.gap.table.iloc[0]
+            verdict = (
+                "The model is overfitted: it does much better on the patients that it was trained on."
+                if self.gap.overfit
+                else "Overfitting is not shown: the interval's lower bound does not exceed the limit of "
+                f"{gap['threshold']:g} that was fixed beforehand."
+            )
+            parts.append((
+                "Training against test.",
+                f"Mean Dice {number(gap['train_mean'])} on training and {number(gap['test_mean'])} on test patients: a gap "
+                f"of {number(gap['gap'])} (95 % CI {interval(gap['ci_low'], gap['ci_high'])}). {verdict}",
+            ))  # fmt: skip
+        lesion = self._lesion_tables
+        if lesion:
+            all_sizes = lesion["detection"]
+            found = all_sizes[(all_sizes["split"] == self.judged_split) & (all_sizes["stratum"] == "all")]
+            if len(found) and found.iloc[0]["n_lesions"]:
+                d = found.iloc[0]
+                low, high = 100 * d["ci_low"], 100 * d["ci_high"]
+                share = f", a recall of {number(100 * d['recall'], 1)} % (95 % CI {interval(low, high, 1)})"
+                parts.append((
+                    "Lesions.",
+                    f"{int(d['detected'])} of {int(d['n_lesions'])} lesions were found{'' if d['too_few'] else share}, with "
+                    f"{number(d['fp_per_case'])} false positives per case.",
+                ))  # fmt: skip
+        return parts
+
+    def _row(self, split: str, structure: str, metric: str) -> pd.Series:
+        chosen = self.summary[
+            (self.summary["split"] == split)
+            & (self.summary["structure"] == structure)
+            & (self.summary["metric"] == metric)
+        ]
+        return chosen.iloc[0]
+
+    def _tiles(self) -> list[tuple[str, str, str]]:
+        who = SPLIT_NAMES[self.judged_split]
+        tiles = []
+        for structure in self.structures[-3:]:
+            row = self._row(self.judged_split, structure, "dice")
+            tiles.append((f"{who} Dice, {structure}", number(row["mean"]), f"95 % CI {_bounds(row)}"))
+        if self.gap is not None:
+            row = self.gap.table.iloc[0]
+            tiles.append(("Training − test", number(row["gap"]), f"95 % CI {_bounds(row)}"))
+        return tiles
+
+    def _overlap_view(self, structure: str) -> View:
+        """All sets side by side: one row per metric, one column per set."""
+        own = self.summary[self.summary["structure"] == structure]
+        rows = []
+        for metric, name in METRIC_NAMES.items():
+            cells = [Cell(name)]
+            for split in self.splits:
+                found = own[(own["split"] == split) & (own["metric"] == metric)]
+                cells.append(_estimate(found.iloc[0]) if len(found) else Cell("–"))
+            rows.append(Row(cells))
+        counts = own.drop_duplicates("split").set_index("split")["n_cases"]
+        columns = ["Metric", *(f"{SPLIT_NAMES[split]} (n = {int(counts[split])})" for split in self.splits)]
+        convention = str(own["convention"].iloc[0])
+        note = f"Mean over cases, 95 % interval by resampling patients. Empty masks: {_convention_text(convention)}"
+        return View(structure, columns, rows, note)
+
+    def _detection_view(self) -> View | None:
+        if not self._lesion_tables:
+            return None
+        table = self._lesion_tables["detection"]
+        rows = []
+        for split, part in table.groupby("split", sort=False):
+            rows.append(Row([Cell(SPLIT_NAMES[str(split)])], "group"))
+            for row in part[part["n_lesions"] > 0].to_dict("records"):
+                text = "too few" if row["too_few"] else f"{number(100 * row['recall'], 1)} %"
+                below = "" if row["too_few"] else interval(100 * row["ci_low"], 100 * row["ci_high"], 1)
+                name = "All lesions" if row["stratum"] == "all" else row["stratum"]
+                cells = [Cell(name), Cell(f"{int(row['detected'])} / {int(row['n_lesions'])}"), Cell(text, below)]
+                cells += [_with_bounds(row, "precision"), _with_bounds(row, "f1"), _with_bounds(row, "fp_per_case")]
+                rows.append(Row(cells))
+        rule = str(table["rule"].iloc[0]).replace("_", " ")
+        note = (
+            f"Size: maximum 3D diameter of the reference lesion. Rule for found: {rule}. Strata with too few lesions for a "
+            "percentage are marked. Intervals resample patients, or are Wilson's where each patient has one lesion."
+        )
+        columns = ["Lesions", "Found", "Recall", "Precision", "F1", "False positives per case"]
+        return View(f"Detection of {self.lesions}", columns, rows, note)
+
+    def _operating_view(self) -> View | None:
+        if not self._lesion_tables or self._lesion_tables["froc"] is None:
+            return None
+        found = self._lesion_tables["froc"]
+        points = found.operating_points[found.operating_points["split"] == self.judged_split]
+        rows = [
+            Row([Cell(f"{row['rate']:g}"), Cell(number(row["sensitivity"])), Cell(number(row["threshold"], 3))])
+            for row in points.to_dict("records")
+        ]
+        return View("FROC", ["False positives per case, at most", "Recall", "Confidence from"], rows, found.method)
+
+    def _classification_view(self, table: pd.DataFrame | None) -> View | None:
+        if table is None:
+            return None
+        names = {
+            "reference_mask": "Given the reference mask", "detected": "Lesions that were found",
+            "end_to_end": "End to end (missed = wrong)",
+        }  # fmt: skip
+        rows = []
+        for split, part in table.groupby("split", sort=False):
+            rows.append(Row([Cell(SPLIT_NAMES[str(split)])], "group"))
+            filled = part["stratum"].isin(part.loc[part["n_lesions"] > 0, "stratum"])
+            for stratum, own in part[filled].groupby("stratum", sort=False):
+                cells = [Cell("All lesions" if stratum == "all" else str(stratum))]
+                for name in names:
+                    cells.append(_accuracy(own[own["denominator"] == name].iloc[0]))
+                rows.append(Row(cells))
+        return View("Class of each lesion: accuracy", ["Lesions", *names.values()], rows)
+
+    def _gap_view(self) -> View | None:
+        if self.gap is None:
+            return None
+        sizes = self.gap_sizes
+        table = self.gap.table.assign(training_size=self.gap.table["n_train_patients"]) if sizes is None else sizes
+        rows = [
+            Row([
+                Cell(str(int(row["training_size"]))), Cell(number(row["train_mean"])), Cell(number(row["test_mean"])),
+                Cell(number(row["gap"]), interval(row["ci_low"], row["ci_high"])),
+                Cell("overfitted" if row["overfit"] else "not shown"),
+            ])
+            for row in table.to_dict("records")
+        ]  # fmt: skip
+        columns = ["Training patients", "Dice, training", "Dice, test", "Gap", "Overfitting"]
+        return View("Generalisation gap", columns, rows, self.gap.method)
+
+    def _baseline_view(self, table: pd.DataFrame | None) -> View | None:
+        if table is None:
+            return None
+        rows = [Row([Cell(str(row["structure"])), _estimate(pd.Series(row))]) for row in table.to_dict("records")]
+        return View("Trivial methods on the same cases", ["Method", "Dice"], rows)
+
+    def _methods(self) -> list[tuple[str, str]]:
+        parts = [(
+            "Intervals",
+            f"95 % intervals from {self._settings['n_boot']} bootstrap draws of patients with all their cases (BCa for means, "
+            f"percentiles for the gap and for rates; seed {self._settings['seed']}).",
+        )]  # fmt: skip
+        if self.gap is not None:
+            parts.append(("Overfitting", self.gap.method))
+        parts.append(("Volumes", self._volumes().method))
+        return parts
+
+
+def _bounds(row: pd.Series) -> str:
+    return interval(row["ci_low"], row["ci_high"])
+
+
+def _estimate(row: pd.Series) -> Cell:
+    if not np.isfinite(row["mean"]):
+        return Cell("–")
+    digits = 2 if row["metric"] in ("hd95_mm", "assd_mm") else 3
+    undefined = f"; undefined in {int(row['n_undefined'])}" if row["n_undefined"] else ""
+    return Cell(number(row["mean"], digits), interval(row["ci_low"], row["ci_high"], digits) + undefined)
+
+
+def _with_bounds(row: Mapping[str, Any], name: str) -> Cell:
+    if not np.isfinite(row[name]):
+        return Cell("")
+    below = interval(row[f"{name}_low"], row[f"{name}_high"]) if np.isfinite(row[f"{name}_low"]) else ""
+    return Cell(number(row[name]), below)
+
+
+def _accuracy(row: pd.Series) -> Cell:
+    if not row["n_lesions"]:
+        return Cell("–")
+    count = f"{int(row['correct'])} / {int(row['n_lesions'])}"
+    if row["too_few"]:
+        return Cell(count, "too few for a percentage")
+    low, high = 100 * row["ci_low"], 100 * row["ci_high"]
+    return Cell(f"{number(100 * row['accuracy'], 1)} %", f"{count}; {interval(low, high, 1)}")
+
+
+def _convention_text(convention: str) -> str:
+    return str(CONVENTIONS.get(convention.split(";")[0], convention))
