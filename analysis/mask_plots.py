@@ -32,6 +32,9 @@ MARKERS: Final = "os^Dv<>p"
 CURVE_COLUMNS: Final = ("epoch", "train_dice", "validation_dice", "train_loss", "learning_rate")
 """Columns that :func:`plot_training_curves` draws."""
 
+TICK_DISTANCE: Final = 0.06
+"""Least distance of two ticks as a share of the axis."""
+
 SLICE_KEYS: Final = ("case_id", "title", "image", "reference", "prediction", "spacing")
 """Keys of each slice of :func:`plot_overlays`."""
 
@@ -111,7 +114,13 @@ def plot_recall_by_diameter(curve: RecallCurve, *, ax: Axes | None = None) -> Ax
 def _diameter_ticks(ax: Axes) -> None:
     low, high = ax.get_xlim()
     candidates = [1, 2, 3, 5, 10, 20, 30, 50, 70, 100, 150, 200]
-    inside = [tick for tick in candidates if low <= tick <= high]
+    places = ax.transAxes.inverted().transform(ax.transData.transform([(tick, 0.5) for tick in candidates]))[:, 0]
+    inside: list[int] = []
+    last = -1.0
+    for tick, place in zip(candidates, places, strict=True):
+        if low <= tick <= high and place - last > TICK_DISTANCE:
+            inside.append(tick)
+            last = place
     if len(inside) > 1:
         ax.set_xticks(inside, [str(tick) for tick in inside])
         ax.minorticks_off()

@@ -227,8 +227,8 @@ class MaskReport:
             captions["recall"] = "Recall against the lesion's maximum diameter, with 95 % intervals."
         album.add("volumes", lambda ax: plots.plot_bland_altman(self._volumes(), ax=ax), height=3.0, alt="Bland-Altman")
         captions["volumes"] = (
-            f"Predicted minus reference volume ({self.lesions}, {SPLIT_NAMES[self.judged_split].lower()} cases): bias and "
-            "limits of agreement (Bland & Altman 1986)."
+            f"Predicted minus reference volume ({self.lesions}, {SPLIT_NAMES[self.judged_split].lower()} cases): bias "
+            "and limits of agreement (Bland & Altman 1986)."
         )
         if self.curves is not None:
             curves = self.curves
@@ -269,8 +269,8 @@ class MaskReport:
         who = SPLIT_NAMES[self.judged_split].lower()
         parts = [(
             "Overlap.",
-            f"In {int(row['n_cases'])} {who} cases of {int(row['n_patients'])} patients the mean Dice of {self.lesions} is "
-            f"{number(row['mean'])} (95 % CI {interval(row['ci_low'], row['ci_high'])}).",
+            f"In {int(row['n_cases'])} {who} cases of {int(row['n_patients'])} patients the mean Dice of "
+            f"{self.lesions} is {number(row['mean'])} (95 % CI {interval(row['ci_low'], row['ci_high'])}).",
         )]  # fmt: skip
         if self.gap is not None:
             gap = self.gap.table.iloc[0]
@@ -282,8 +282,8 @@ class MaskReport:
             )
             parts.append((
                 "Training against test.",
-                f"Mean Dice {number(gap['train_mean'])} on training and {number(gap['test_mean'])} on test patients: a gap "
-                f"of {number(gap['gap'])} (95 % CI {interval(gap['ci_low'], gap['ci_high'])}). {verdict}",
+                f"Mean Dice {number(gap['train_mean'])} on training and {number(gap['test_mean'])} on test patients: a "
+                f"gap of {number(gap['gap'])} (95 % CI {interval(gap['ci_low'], gap['ci_high'])}). {verdict}",
             ))  # fmt: skip
         lesion = self._lesion_tables
         if lesion:
@@ -295,8 +295,8 @@ class MaskReport:
                 share = f", a recall of {number(100 * d['recall'], 1)} % (95 % CI {interval(low, high, 1)})"
                 parts.append((
                     "Lesions.",
-                    f"{int(d['detected'])} of {int(d['n_lesions'])} lesions were found{'' if d['too_few'] else share}, with "
-                    f"{number(d['fp_per_case'])} false positives per case.",
+                    f"{int(d['detected'])} of {int(d['n_lesions'])} lesions were found{'' if d['too_few'] else share}"
+                    f", with {number(d['fp_per_case'])} false positives per case.",
                 ))  # fmt: skip
         return parts
 
@@ -351,8 +351,8 @@ class MaskReport:
                 rows.append(Row(cells))
         rule = str(table["rule"].iloc[0]).replace("_", " ")
         note = (
-            f"Size: maximum 3D diameter of the reference lesion. Rule for found: {rule}. Strata with too few lesions for a "
-            "percentage are marked. Intervals resample patients, or are Wilson's where each patient has one lesion."
+            f"Size: maximum 3D diameter of the reference lesion. Rule for found: {rule}. Strata with too few lesions "
+            "for a percentage are marked. Intervals resample patients, or are Wilson's where a patient has one lesion."
         )
         columns = ["Lesions", "Found", "Recall", "Precision", "F1", "False positives per case"]
         return View(f"Detection of {self.lesions}", columns, rows, note)
@@ -405,14 +405,18 @@ class MaskReport:
     def _baseline_view(self, table: pd.DataFrame | None) -> View | None:
         if table is None:
             return None
-        rows = [Row([Cell(str(row["structure"])), _estimate(pd.Series(row))]) for row in table.to_dict("records")]
-        return View("Trivial methods on the same cases", ["Method", "Dice"], rows)
+        rows = [
+            Row([Cell(str(row["structure"])), Cell(SPLIT_NAMES[row["split"]]), _estimate(pd.Series(row))])
+            for row in table.to_dict("records")
+        ]
+        note = "A threshold of the density, and the place where kidneys usually lie: what no network is needed for."
+        return View("Trivial methods on the same cases", ["Method", "Set", "Dice"], rows, note=note, n_names=2)
 
     def _methods(self) -> list[tuple[str, str]]:
         parts = [(
             "Intervals",
-            f"95 % intervals from {self._settings['n_boot']} bootstrap draws of patients with all their cases (BCa for means, "
-            f"percentiles for the gap and for rates; seed {self._settings['seed']}).",
+            f"95 % intervals from {self._settings['n_boot']} bootstrap draws of patients with all their cases (BCa for "
+            f"means, percentiles for the gap and for rates; seed {self._settings['seed']}).",
         )]  # fmt: skip
         if self.gap is not None:
             parts.append(("Overfitting", self.gap.method))

@@ -86,13 +86,19 @@ def _say(text: str) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default="hybrid-demo", help="folder for everything (default: %(default)s)")
+    parser.add_argument(
+        "--masks", choices=("predicted", "given"), default="predicted",
+        help="train a small cascade that draws the masks, or take those that come with the patients",
+    )  # fmt: skip
     parser.set_defaults(verb=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
     from .demo import run_demo
 
-    report = run_demo(options.out, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet)
+    report = run_demo(
+        options.out, masks=options.masks, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet
+    )
     _say(f"Report: {report.resolve()}")
     return 0
 

@@ -64,8 +64,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x (default: the median)")
     parser.add_argument("--patch", nargs=3, type=int, metavar="VOXELS", help="patch z y x (default: from the memory)")
     parser.add_argument("--batch", type=int, help="patches per step (default: 2)")
-    parser.add_argument("--width", type=int, help="features of the first stage (default: 16, or 32 for small images)")
-    parser.add_argument("--memory", type=float, help="GiB that a training step may take (default: 2, on a GPU 8)")
+    parser.add_argument("--width", type=int, help="features of the first stage (default: 16, on a GPU 32)")
+    parser.add_argument("--memory", type=float, help="GiB that a training step may take (default: 1, on a GPU 8)")
     parser.add_argument("--bias-correction", action="store_true", help="N4 before anything else")
     parser.add_argument(
         "--mirror-axes", nargs="*", type=int, help="axes that may be mirrored: 0 z, 1 y, 2 x (default: 2)"

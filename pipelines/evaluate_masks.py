@@ -42,6 +42,7 @@ def evaluate_masks(
     split: str | None = None,
     report: bool = True,
     title: str = "Segmentation",
+    simulated: bool = False,
     n_jobs: int = 1,
     backend: str = "loky",
     progress: bool = True,
@@ -74,6 +75,8 @@ def evaluate_masks(
         Also write summaries, figures and the report.
     title : str
         Of the report.
+    simulated : bool
+        Said at the top of the report.
     n_jobs, backend, progress
         See :func:`hybrid.pipelines.run_tasks`.
 
@@ -111,7 +114,7 @@ def evaluate_masks(
         function, pairs, stage="evaluate_masks", settings=settings, out=out, n_jobs=n_jobs, backend=backend,
         progress=progress,
     )  # fmt: skip
-    table = _long_table(cohort, results.rows, split)
+    table = as_long_table(cohort, results.rows, split)
     write_csv(table, out / TABLE)
     table.attrs["failures"] = results.failures.to_dict("records")
     if len(results.failures):
@@ -119,7 +122,16 @@ def evaluate_masks(
     if report:
         from .mask_report import write_mask_report
 
-        write_mask_report(table, out, cohort=cohort, masks=folder, lesions=counted, sizes_mm=sizes_mm, title=title)
+        write_mask_report(
+            table,
+            out,
+            cohort=cohort,
+            masks=folder,
+            lesions=counted,
+            sizes_mm=sizes_mm,
+            title=title,
+            simulated=simulated,
+        )
     return table
 
 
@@ -209,7 +221,8 @@ def _lesion_rows(
     return rows
 
 
-def _long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None) -> pd.DataFrame:
+def as_long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None = None) -> pd.DataFrame:
+    """Put case, patient, site and set before the rows of every case, see :data:`hybrid.tables.MASK_COLUMNS`."""
     parts = []
     for case in cohort:
         value = split or split_of(case) or "test"

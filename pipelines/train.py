@@ -115,7 +115,7 @@ def train_segmenter(
     prints = _all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
     rows = [_as_fingerprint(prints[case.case_id][0]) for case in cases if case.case_id in trained]
-    options = {"memory_gib": _default_memory(), **(plan or {})}
+    options = {**_hardware_defaults(), **(plan or {})}
     made = make_plan(rows, network=network, **options)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
@@ -133,11 +133,11 @@ def train_segmenter(
     return out
 
 
-def _default_memory() -> float:
-    """Return what a step may take without being asked: 8 GiB of a GPU, 2 GiB of a CPU (where time is the limit)."""
+def _hardware_defaults() -> dict[str, Any]:
+    """Memory of a step (GiB) and features of the first stage: on a CPU, time is the limit."""
     import torch
 
-    return 8.0 if torch.cuda.is_available() else 2.0
+    return {"memory_gib": 8.0, "width": 32} if torch.cuda.is_available() else {"memory_gib": 1.0, "width": 16}
 
 
 def _one_image(cohort: Cohort, name: str | None) -> Cohort:

@@ -84,6 +84,19 @@ def soft_edge(depth_mm: np.ndarray, width_mm: float) -> np.ndarray:
     return np.clip(depth_mm / max(width_mm, 1e-3) + 0.5, 0.0, 1.0).astype(np.float32)
 
 
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """Keep the largest connected part: a wavy surface can shed specks."""
+    parts, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+
+
+def average_half_slices(values: np.ndarray) -> np.ndarray:
+    """Mean of each pair of half slices."""
+    return values.reshape(-1, 2, *values.shape[1:]).mean(axis=1, dtype=np.float32)
+
+
 def blur(image: np.ndarray, fwhm_mm: Sequence[float], spacing: Sequence[float]) -> np.ndarray:
     """Point spread of a scanner: a Gaussian of the given full width at half maximum (z, y, x) in mm."""
     sigma = [width / 2.355 / step for width, step in zip(fwhm_mm, spacing, strict=True)]

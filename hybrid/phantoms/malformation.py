@@ -31,7 +31,7 @@ from hybrid.errors import InputError
 from hybrid.images import from_array, to_array, write_image
 from hybrid.mri import foreground_mask
 
-from .fields import blur, correlated_noise, soft_edge
+from .fields import average_half_slices, blur, correlated_noise, largest_part, soft_edge
 
 SHAPE: Final = (24, 112, 112)
 """Voxels (z, y, x); z points to the head, y to the back, x to the patient's left."""
@@ -342,7 +342,7 @@ def paint_malformation(lesion: Malformation, site: MRSite, rng: np.random.Genera
     canvas.values *= soft_edge(skin_depth, 1.5)
     whole, local = READER_MM
     drawn = depth + rng.normal(0, whole) + local * canvas.noise(5.0)
-    mask = _largest(_thick(((drawn > 0) & (skin_depth > 0)).astype(np.float32)) >= 0.5)
+    mask = largest_part(average_half_slices(((drawn > 0) & (skin_depth > 0)).astype(np.float32)) >= 0.5)
     volumes = [_scan(canvas, site), mask.astype(np.uint8)]
     reference = sitk.Image([int(n) for n in reversed(SHAPE)], sitk.sitkUInt8)
     reference.SetSpacing(site.spacing[::-1])
@@ -374,7 +374,7 @@ def threshold_baseline(image: sitk.Image) -> sitk.Image:
     values = to_array(image).astype(np.float32)
     median, third = np.percentile(values[inside], (50, 75))
     bright = inside & (values > max(median + 2 * (third - median), 2 * median))
-    return from_array(_largest(ndimage.binary_opening(bright, np.ones((1, 2, 2)))).astype(np.uint8), image)
+    return from_array(largest_part(ndimage.binary_opening(bright, np.ones((1, 2, 2)))).astype(np.uint8), image)
 
 
 def _is_left(number: int, seed: int) -> bool:
@@ -630,21 +630,8 @@ def _scan(canvas: _Canvas, site: MRSite) -> np.ndarray:
     """Blur, average half slices, shade, add Rician noise, scale; int16."""
     rng = canvas.rng
     fwhm = (0.6 * site.spacing[0], 1.1 * site.spacing[1], 1.1 * site.spacing[2])
-    signal = _thick(blur(canvas.values, fwhm, canvas.spacing))
+    signal = average_half_slices(blur(canvas.values, fwhm, canvas.spacing))
     signal *= np.exp(site.shading * correlated_noise(signal.shape, 55.0, site.spacing, rng))
     noisy = np.hypot(*(part + rng.normal(0, site.noise, signal.shape) for part in (signal, 0.0)))
     gain = site.gain * float(np.exp(rng.normal(0, 0.25)))
     return np.clip(np.round(gain * noisy), 0, 32767).astype(np.int16)
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """Keep the largest connected part."""
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-
-
-def _thick(values: np.ndarray) -> np.ndarray:
-    """Average pairs of half slices."""
-    return values.reshape(-1, 2, *values.shape[1:]).mean(axis=1, dtype=np.float32)

@@ -28,14 +28,13 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from scipy import ndimage
 from tqdm.auto import tqdm
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
 from hybrid.images import write_image
 
-from .fields import blur, correlated_noise, deformed_ellipsoid, soft_edge
+from .fields import average_half_slices, blur, correlated_noise, deformed_ellipsoid, largest_part, soft_edge
 from .lesions import BACKGROUND_HU, NECROSIS_HU, LesionProperties, lesion_depth, lesion_values
 
 TRIVIAL_BASELINES: Final[Mapping[str, list[str]]] = {
@@ -362,20 +361,20 @@ def paint_patient(mass: RenalMass, site: Site, rng: np.random.Generator) -> tupl
     tissue = _mass_values(mass, depth, fine, rng)
     _lay(values, box, depth, tissue, mass.lesion.edge_mm)
     inside, drawn = np.zeros(shape, bool), np.zeros(shape, bool)
-    inside[box] = _largest(depth > 0)
-    drawn[box] = _largest(depth + _reader_error(depth.shape, fine, rng) > 0)
-    labels = np.where(_thick(inside) >= 0.5, 2, np.where(_thick(kidneys) >= 0.5, 1, 0))
+    inside[box] = largest_part(depth > 0)
+    drawn[box] = largest_part(depth + _reader_error(depth.shape, fine, rng) > 0)
+    labels = np.where(average_half_slices(inside) >= 0.5, 2, np.where(average_half_slices(kidneys) >= 0.5, 1, 0))
     return (
         _volume(_scan(values, site, fine, rng), site),
         _volume(labels.astype(np.uint8), site),
-        _volume((_thick(drawn) >= 0.5).astype(np.uint8), site),
+        _volume((average_half_slices(drawn) >= 0.5).astype(np.uint8), site),
     )
 
 
 def _scan(values: np.ndarray, site: Site, fine: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """Blur, average pairs of half slices (partial volume), add noise; int16 HU."""
     values = values + site.offset_hu * (values > -200)
-    thick = _thick(blur(values, site.blur_mm, fine))
+    thick = average_half_slices(blur(values, site.blur_mm, fine))
     noise = site.noise_hu * correlated_noise(thick.shape, site.noise_mm, site.spacing, rng)
     # Fewer photons are lost around the body than through it.
     thick += np.where(thick < -900, 0.3, 1.0) * noise
@@ -422,14 +421,6 @@ def _mass_values(mass: RenalMass, depth: np.ndarray, spacing: Sequence[float], r
 def _reader_error(shape: Sequence[int], spacing: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     whole, local = READER_MM
     return rng.normal(0, whole) + local * correlated_noise(shape, 4.0, spacing, rng)
-
-
-def _largest(mask: np.ndarray) -> np.ndarray:
-    """Keep the largest connected part: a wavy surface can shed specks."""
-    parts, count = ndimage.label(mask)
-    if count < 2:
-        return mask
-    return parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
 
 
 def _abdomen(
@@ -536,11 +527,6 @@ def _elliptic_column(
     y = (np.arange(shape[1]) * spacing[1] - middle[1])[None, :, None] / half_y
     x = (np.arange(shape[2]) * spacing[2] - middle[2])[None, None, :] / half_x
     return (min(half_y, half_x) * (1 - np.sqrt(y**2 + x**2))).astype(np.float32)
-
-
-def _thick(values: np.ndarray) -> np.ndarray:
-    """Average pairs of half slices."""
-    return values.reshape(-1, 2, *values.shape[1:]).mean(axis=1, dtype=np.float32)
 
 
 def _volume(array: np.ndarray, site: Site) -> sitk.Image:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from ..files import read_exact, write_csv, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
 from ..train import SPLIT_COLUMN, read_pair, split_of, train_segmenter
+from .baselines import renal_baselines
 from .lesion_mri import split_cohort
 
 logger = logging.getLogger(__name__)
@@ -102,10 +103,10 @@ def run_renal_mass(
     kinds = _read_kinds(lesions)
     folder = Path(model) if model is not None else out / "cascade"
     if model is None:
-        shared: dict[str, Any] = {"network": network, "seed": seed, "resume": resume, **work}
-        _train_stages(
-            cohort, folder, kinds, minutes, epochs, members, (kidney_spacing_mm, mass_spacing_mm), shared, out
-        )
+        train_cascade(
+            cohort, folder, kinds, network=network, minutes=minutes, epochs=epochs, members=members,
+            kidney_spacing_mm=kidney_spacing_mm, mass_spacing_mm=mass_spacing_mm, seed=seed, resume=resume, **work,
+        )  # fmt: skip
     judged = Cohort(case for case in cohort if split_of(case) in ("test", "external"))
     segment_cohort(judged, folder, out / "predicted", **work)
     table = evaluate_masks(
@@ -113,6 +114,7 @@ def run_renal_mass(
     )
     classified = classify_reference_lesions(judged, folder, out, kinds, work)
     write_csv(classified, out / "classified_lesions.csv")
+    baselines = renal_baselines(cohort, out, STRUCTURES, work)
     record = {
         "settings": {"network": network, "minutes": minutes, "epochs": epochs, "members": members, "seed": seed,
                      "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm},
@@ -121,7 +123,7 @@ def run_renal_mass(
     write_json(record, out / "record.json")
     return write_mask_report(
         table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", sizes_mm=STRATA_MM, title=title,
-        classified=classified, simulated=simulated, record=record,
+        classified=classified, baselines=baselines, simulated=simulated, record=record,
     )  # fmt: skip
 
 
@@ -133,43 +135,87 @@ def _read_kinds(lesions: str | Path | pd.DataFrame | None) -> pd.DataFrame | Non
     return table
 
 
-def _train_stages(
-    cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, minutes: float | None, epochs: int | None, members: int,
-    spacings: tuple[float, float | None], shared: Mapping[str, Any], out: Path,
-) -> None:  # fmt: skip
+def train_cascade(
+    cohort: Cohort,
+    folder: str | Path,
+    kinds: pd.DataFrame | None = None,
+    *,
+    network: str = "dynunet",
+    minutes: float | None = None,
+    epochs: int | None = None,
+    members: int = 2,
+    kidney_spacing_mm: float = 4.0,
+    mass_spacing_mm: float | None = None,
+    seed: int = 0,
+    plan: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Train the three stages and write the cascade's folder.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        CT and masks with labels 1 kidney, 2 tumour, 3 cyst; ``split`` as in :func:`run_renal_mass`, test cases are not
+        touched.
+    folder : path-like
+        Gets ``kidney/``, ``mass/``, ``classifier/`` and ``model.json``.
+    kinds : DataFrame, optional
+        Class of each lesion, see :func:`run_renal_mass`. With one class only there is no third stage.
+    network, minutes, epochs, members, kidney_spacing_mm, mass_spacing_mm, seed, resume, n_jobs, backend, progress
+        As in :func:`run_renal_mass`.
+    plan : mapping, optional
+        Overrides of both stages' plans.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
     from hybrid.deep.segmentation.cascade import CascadeRules, save_cascade
+
+    folder, rules = Path(folder), CascadeRules()
+    shared: dict[str, Any] = {
+        "network": network, "epochs": epochs, "seed": seed, "resume": resume, "n_jobs": n_jobs, "backend": backend,
+        "progress": progress,
+    }  # fmt: skip
+    part = {name: None if minutes is None else share * minutes for name, share in SHARE_OF_TIME.items()}
+    common = {"modality": "ct", **(plan or {})}
+    logger.info("Stage 1: kidneys at %g mm", kidney_spacing_mm)
+    train_segmenter(
+        cohort, folder / "kidney", minutes=part["kidney"],
+        plan={**common, "spacing": (kidney_spacing_mm,) * 3, "label_map": {2: 1, 3: 1}, "labels": {"kidney": 1}},
+        **shared,
+    )  # fmt: skip
+    logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
+    fine = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
+    train_segmenter(
+        _for_folds(cohort, members), folder / "mass", folds=members if members > 1 else None,
+        minutes=None if part["mass"] is None else part["mass"] / members,
+        plan={**common, **fine, "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2},
+              "crop_margin_mm": rules.margin_mm + 10},
+        **shared,
+    )  # fmt: skip
+    classified = _train_classes(cohort, folder, kinds, seed)
+    return save_cascade(folder, rules, classifier=classified, card={"versions": versions()})
+
+
+def _train_classes(cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, seed: int) -> bool:
+    """Train stage 3 on the reference lesions; False when they have one class only."""
     from hybrid.deep.segmentation.lesion_classes import save_lesion_classifier, train_lesion_classifier
 
-    rules = CascadeRules()
-    part = {name: None if minutes is None else share * minutes for name, share in SHARE_OF_TIME.items()}
-    if members > 1 and part["mass"] is not None:
-        part["mass"] /= members
-    logger.info("Stage 1: kidneys at %g mm", spacings[0])
-    train_segmenter(
-        cohort, folder / "kidney", minutes=part["kidney"], epochs=epochs,
-        plan={"spacing": (spacings[0],) * 3, "label_map": {2: 1, 3: 1}, "labels": {"kidney": 1}, "modality": "ct"},
-        **shared,
-    )  # fmt: skip
-    logger.info("Stage 2: masses inside the kidneys, %d networks", members)
-    fine = {} if spacings[1] is None else {"spacing": (spacings[1],) * 3}
-    train_segmenter(
-        _for_folds(cohort, members), folder / "mass", minutes=part["mass"], epochs=epochs,
-        folds=members if members > 1 else None,
-        plan={"label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2}, "modality": "ct",
-              "crop_margin_mm": rules.margin_mm + 10, **fine},
-        **shared,
-    )  # fmt: skip
     logger.info("Stage 3: class of each mass")
-    trained = Cohort(case for case in cohort if split_of(case) in ("train", "validation"))
-    inputs, names = lesion_inputs(trained, kinds, out, shared)
+    trained = Cohort(case for case in cohort if split_of(case) not in ("test", "external"))
+    inputs, names = lesion_inputs(trained, kinds)
+    if len(set(names)) < 2:
+        logger.warning("Stage 3 is left out: the training lesions have one class only (%s).", ", ".join(set(names)))
+        return False
     patients = sorted({hashed_patient(case.patient_id) for case in trained})
-    is_enough = len(set(names)) > 1
-    if is_enough:
-        classifier = train_lesion_classifier(inputs, names, seed=int(shared["seed"]), card={"patients": patients})
-        save_lesion_classifier(folder / "classifier", classifier)
-    else:
-        logger.warning("Stage 3 is left out: the training lesions have one class only (%s).", sorted(set(names)))
-    save_cascade(folder, rules, classifier=is_enough, card={"versions": versions(), "rules": asdict(rules)})
+    classifier = train_lesion_classifier(inputs, names, seed=seed, card={"patients": patients})
+    save_lesion_classifier(folder / "classifier", classifier)
+    return True
 
 
 def _for_folds(cohort: Cohort, members: int) -> Cohort:
@@ -220,9 +266,7 @@ def _kind(row: Mapping[str, Any], label: int, rows: pd.DataFrame | None, case_id
     return str(rows.iloc[int(np.linalg.norm(offsets, axis=1).argmin())]["kind"])
 
 
-def lesion_inputs(
-    cohort: Cohort, kinds: pd.DataFrame | None, out: Path, shared: Mapping[str, Any]
-) -> tuple[list[np.ndarray], list[str]]:
+def lesion_inputs(cohort: Cohort, kinds: pd.DataFrame | None) -> tuple[list[np.ndarray], list[str]]:
     """Network inputs and classes of all reference lesions of a cohort."""
     from hybrid.deep.segmentation.lesion_classes import default_preprocessing, lesion_input
 
@@ -300,8 +344,3 @@ def classify_reference_lesions(
     if table.empty:
         return pd.DataFrame(columns=["case_id", "patient_id", "split", "lesion_id", "y_true", "y_pred"])
     return table.assign(split=table["case_id"].map(splits))
-
-
-def list_splits(cohort: Cohort, names: Sequence[str]) -> Cohort:
-    """Cases whose split is one of ``names``."""
-    return Cohort(case for case in cohort if split_of(case) in names)

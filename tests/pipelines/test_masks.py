@@ -77,8 +77,8 @@ def test_model_folder_says_what_it_is(trained):
     assert card["metrics"]["validation_dice"] > 0.5
 
 
-def test_finished_training_is_not_repeated(trained, tmp_path):
-    folder, cohort, model = trained
+def test_finished_training_is_not_repeated(trained):
+    _, cohort, model = trained
     before = (model / "model.safetensors").stat().st_mtime_ns
     settings = {**CPU, "steps": 25, "learning_rate": 5e-3, "ema": 0.8}
     train_segmenter(cohort, model, network="unet", epochs=8, plan=FAST, settings=settings, progress=False)

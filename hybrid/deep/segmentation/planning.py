@@ -195,7 +195,7 @@ def make_plan(
     spacing: Sequence[float] | None = None,
     patch: Sequence[int] | None = None,
     batch: int = 2,
-    width: int | None = None,
+    width: int = 16,
     memory_gib: float = 2.0,
     **options: Any,
 ) -> SegmentationPlan:
@@ -217,8 +217,8 @@ def make_plan(
         Override (z, y, x).
     batch : int
         Patches per step.
-    width : int, optional
-        Features of the first stage; default 32 where the images are small, else 16.
+    width : int
+        Features of the first stage. On two CPU cores, 16 learn more in half an hour than 32 do.
     memory_gib : float
         What a training step may take.
     **options
@@ -239,7 +239,6 @@ def make_plan(
     merged = {int(k): int(v) for k, v in (label_map or {}).items()}
     values, names = _labels(fingerprints, labels, merged)
     size, target = _grid(fingerprints, spacing)
-    width = width or (32 if math.prod(size) <= 200_000 else 16)
     every = network in POOLS_EVERY_AXIS
     fitting = _patch(size, target, batch, width, memory_gib, every)
     chosen = fitting if patch is None else _triple(patch)

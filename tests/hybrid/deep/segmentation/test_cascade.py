@@ -1,0 +1,211 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from safetensors.torch import load_file, save_file
+
+from hybrid.deep.segmentation.cascade import (
+    CascadeRules,
+    RenalCascade,
+    keep_kidneys,
+    load_cascade,
+    save_cascade,
+    widened,
+)
+from hybrid.deep.segmentation.lesion_classes import (
+    default_preprocessing,
+    lesion_input,
+    load_lesion_classifier,
+    save_lesion_classifier,
+    train_lesion_classifier,
+)
+from hybrid.deep.segmentation.networks import build_segmenter
+from hybrid.deep.segmentation.segmenter import Segmenter, load_segmenter, save_ensemble, save_segmenter
+from hybrid.errors import InputError, LeakageError, WeightsError
+from hybrid.images import from_array, to_array
+from hybrid.provenance import hashed_patient
+
+from .conftest import ball
+
+
+class Threshold:
+    """A stand-in for a trained network that is exact on the phantom: classes by intensity."""
+
+    def __init__(self, low, high=None):
+        self.low, self.high = low, high
+
+    def __call__(self, patches):
+        first = patches[:, 0] > self.low
+        second = first & (patches[:, 0] > self.high) if self.high is not None else np.zeros_like(first)
+        classes = [~first, first & ~second] + ([second] if self.high is not None else [])
+        return np.stack(classes, axis=1).astype(np.float32)
+
+
+def stage(plan, engine, **changes):
+    plan = replace(plan, modality="ct", intensity={"low": -1e4, "high": 1e4, "mean": 0.0, "sd": 1.0}, **changes)
+    segmenter = Segmenter(plan, (), ({"sha256": "x"},), None)
+    segmenter.__dict__["engine"] = engine
+    return segmenter
+
+
+def abdomen(direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)):
+    """Two kidneys (100), one with a mass (200), and a distant bright blob that is no mass."""
+    values = np.zeros((48, 40, 64), np.float32)
+    values[ball(values.shape, (24, 20, 14), 9)] = 100
+    values[ball(values.shape, (24, 20, 50), 9)] = 100
+    values[ball(values.shape, (24, 20, 20), 4)] = 200
+    values[ball(values.shape, (8, 8, 34), 3)] = 200
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((2.0, 2.0, 2.0))
+    image.SetDirection(direction)
+    return image
+
+
+@pytest.fixture
+def cascade(plan):
+    kidney = stage(plan, Threshold(60), spacing=(4.0, 4.0, 4.0), labels=(1,), label_names=("kidney",))
+    mass = stage(plan, Threshold(60, 150), spacing=(2.0, 2.0, 2.0), label_names=("kidney", "mass"))
+    return RenalCascade(kidney, mass, None, CascadeRules(min_kidney_mm3=2000))
+
+
+def test_cascade_finds_the_kidneys_and_only_the_mass_at_a_kidney(cascade):
+    found = cascade.segment(abdomen())
+    labels = to_array(found.mask)
+    truth = to_array(abdomen())
+    assert set(np.unique(labels)) == {0, 1, 2}
+    assert len(found.lesions) == 1
+    expected = ball(truth.shape, (24, 20, 20), 4)
+    overlap = 2 * ((labels == 2) & expected).sum() / ((labels == 2).sum() + expected.sum())
+    assert overlap > 0.95
+    assert found.lesions["confidence"].item() == pytest.approx(1.0)
+    assert not (labels[:12, :14, 30:40] > 0).any()
+
+
+@pytest.mark.parametrize("direction", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 0, 1, 1, 0, 0, 0, -1, 0)])
+def test_result_does_not_depend_on_how_the_axes_lie(cascade, direction):
+    image = abdomen()
+    turned = abdomen(direction)
+    mask = to_array(cascade.segment(turned).mask)
+    np.testing.assert_array_equal(mask, to_array(cascade.segment(image).mask))
+
+
+def test_stage_two_looks_at_the_kidneys_only(cascade):
+    tall = sitk.ConstantPad(abdomen(), (0, 0, 40), (0, 0, 40), 0.0)
+    found, whole = cascade.segment(tall), cascade.mass.segment(tall)
+    assert found.details["windows_run"] < found.details["windows"]
+    assert whole.details["windows_run"] == whole.details["windows"]
+
+
+def test_masks_lie_on_the_image_grid(cascade):
+    image = abdomen((0, 0, 1, 1, 0, 0, 0, -1, 0))
+    found = cascade.segment(image)
+    for item in (found.mask, *found.maps.values()):
+        assert item.GetSize() == image.GetSize()
+        assert item.GetDirection() == image.GetDirection()
+        assert item.GetOrigin() == image.GetOrigin()
+
+
+def test_a_scan_without_kidneys_gives_an_empty_mask_and_no_lesions(cascade):
+    image = from_array(np.zeros((48, 40, 64), np.float32), abdomen())
+    found = cascade.segment(image)
+    assert not to_array(found.mask).any()
+    assert found.lesions.empty
+
+
+def test_at_most_two_kidneys_and_none_too_small():
+    region = np.zeros((20, 20, 60), bool)
+    for x, size in ((3, 6), (20, 5), (40, 4), (55, 1)):
+        region[5 : 5 + size, 5 : 5 + size, x : x + size] = True
+    kept = keep_kidneys(region, (1.0, 1.0, 1.0), CascadeRules(min_kidney_mm3=10))
+    assert kept.sum() == 6**3 + 5**3
+
+
+def test_margin_is_in_millimetres():
+    region = np.zeros((21, 21, 21), bool)
+    region[10, 10, 10] = True
+    near = widened(region, 4.0, (2.0, 1.0, 4.0))
+    assert near[12, 10, 10]
+    assert near[10, 14, 10]
+    assert near[10, 10, 11]
+    assert not near[13, 10, 10]
+    assert not near[10, 10, 12]
+
+
+def test_model_folder_round_trip(plan, tmp_path):
+    network = build_segmenter(plan, seed=3).eval()
+    save_segmenter(tmp_path / "m", network, plan, {"patients": [hashed_patient("p1")], "metrics": {}})
+    loaded = load_segmenter(tmp_path / "m")
+    assert loaded.plan == plan
+    with pytest.raises(LeakageError, match="p1"):
+        loaded.refuse_trained(["p2", "p1"])
+    loaded.refuse_trained(["p2"])
+
+
+def test_weights_of_another_network_are_refused(plan, tmp_path):
+    save_segmenter(tmp_path / "m", build_segmenter(plan).eval(), plan, {})
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(WeightsError, match="1 of"):
+        load_segmenter(tmp_path / "m")
+
+
+def test_ensemble_members_must_share_their_labels(plan, tmp_path):
+    save_segmenter(tmp_path / "e" / "a", build_segmenter(plan).eval(), plan, {})
+    other = replace(plan, label_names=("x", "y"))
+    save_segmenter(tmp_path / "e" / "b", build_segmenter(other).eval(), other, {})
+    save_ensemble(tmp_path / "e", ["a", "b"])
+    with pytest.raises(InputError, match="different labels"):
+        load_segmenter(tmp_path / "e")
+
+
+def test_cascade_refuses_a_stage_of_another_label_set(plan, tmp_path):
+    one = replace(plan, labels=(1,), label_names=("kidney",))
+    for name, own in (("kidney", one), ("mass", one)):
+        save_segmenter(tmp_path / name, build_segmenter(own).eval(), own, {})
+    save_cascade(tmp_path, CascadeRules(), classifier=False)
+    with pytest.raises(InputError, match=r"kidney.*mass"):
+        load_cascade(tmp_path)
+
+
+def test_folder_that_is_no_model_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"no model\.json"):
+        load_segmenter(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"format": "something"}))
+    with pytest.raises(InputError, match="no segmentation model"):
+        load_segmenter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def lesions():
+    """Bright and dark lesions as network inputs."""
+    preprocessing = default_preprocessing("ct")
+    inputs, names = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        region = ball((40, 40, 40), (20, 20, 20), rng.uniform(6, 9))
+        values = np.where(region, 10.0 if seed % 2 else 170.0, 100.0) + rng.normal(0, 8, region.shape)
+        image = sitk.GetImageFromArray(values.astype(np.float32))
+        inputs.append(lesion_input(image, from_array(region.astype(np.uint8), image), preprocessing))
+        names.append("cyst" if seed % 2 else "solid")
+    return inputs, names
+
+
+def test_lesion_classifier_learns_and_survives_its_folder(lesions, tmp_path):
+    inputs, names = lesions
+    trained = train_lesion_classifier(inputs, names, epochs=12, batch_size=4)
+    probabilities, embeddings = trained.classify(inputs)
+    assert [trained.classes[i] for i in probabilities.argmax(1)] == names
+    assert embeddings.shape == (12, trained.head.in_features)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+    save_lesion_classifier(tmp_path, trained)
+    again = load_lesion_classifier(tmp_path)
+    assert again.classes == ("cyst", "solid")
+    np.testing.assert_allclose(again.classify(inputs)[0], probabilities, atol=1e-6)
+
+
+def test_lesions_of_one_class_are_refused(lesions):
+    with pytest.raises(InputError, match="two of the classes"):
+        train_lesion_classifier(lesions[0][:2], ["cyst", "cyst"])
