@@ -35,6 +35,10 @@ def _network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--restart", action="store_true", help="do not go on from an interrupted training")
 
 
+def _simulated_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
+
+
 def _inference_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overlap", type=float, help="share of a window that its neighbour covers (default: 0.5)")
     parser.add_argument("--mirror", action="store_true", help="average over mirrored windows (slower)")
@@ -65,7 +69,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch", nargs=3, type=int, metavar="VOXELS", help="patch z y x (default: from the memory)")
     parser.add_argument("--batch", type=int, help="patches per step (default: 2)")
     parser.add_argument("--width", type=int, help="features of the first stage (default: 16, on a GPU 32)")
-    parser.add_argument("--memory", type=float, help="GiB that a training step may take (default: 1, on a GPU 8)")
+    parser.add_argument("--memory", type=float, help="GiB that a training step may take (default: 0.5, on a GPU 8)")
     parser.add_argument("--bias-correction", action="store_true", help="N4 before anything else")
     parser.add_argument(
         "--mirror-axes", nargs="*", type=int, help="axes that may be mirrored: 0 z, 1 y, 2 x (default: 2)"
@@ -144,6 +148,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--convention", default="kits", help="what an empty mask scores: kits, nnunet or monai")
     parser.add_argument("--split", choices=("train", "validation", "test", "external"))
     parser.add_argument("--title", default="Segmentation")
+    _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for masks.csv, tables/ and report.html")
     parser.set_defaults(verb=_evaluate)
 
@@ -159,7 +164,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     table = evaluate_masks(
         Cohort.read(options.cohort), options.masks, options.out, structures=structures, lesions=options.lesions,
         rule=options.rule, sizes_mm=options.sizes, convention=options.convention, split=options.split,
-        title=options.title, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+        title=options.title, simulated=options.simulated, n_jobs=options.jobs,
+        backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     failed = len(table.attrs["failures"])
     options.say(f"{table['case_id'].nunique()} cases, {failed} failure(s). Report: {Path(options.out) / 'report.html'}")
@@ -188,6 +194,7 @@ def _add_renal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=2, help="networks of the second stage (default: %(default)s)")
     parser.add_argument("--kidney-spacing", type=float, default=4.0, help="voxel size of stage 1 in mm")
     parser.add_argument("--mass-spacing", type=float, help="voxel size of stage 2 in mm (default: the median)")
+    _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for the cascade, masks, tables and report.html")
     parser.set_defaults(verb=_renal)
 
@@ -199,6 +206,7 @@ def _renal(options: argparse.Namespace) -> int:
         Cohort.read(options.cohort), options.out, lesions=options.lesions, model=options.model,
         network=options.network, minutes=options.minutes, epochs=options.epochs, members=options.members,
         kidney_spacing_mm=options.kidney_spacing, mass_spacing_mm=options.mass_spacing, seed=options.seed,
+        simulated=options.simulated,
         resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")
@@ -211,6 +219,7 @@ def _add_lesion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[], help="training-set sizes for the gap's curve")
     parser.add_argument("--no-bias-correction", action="store_true", help="leave out N4")
     parser.add_argument("--no-augmentation", action="store_true", help="train on the patches as they are")
+    _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for the model, masks, tables and report.html")
     parser.set_defaults(verb=_lesion)
 
@@ -221,7 +230,8 @@ def _lesion(options: argparse.Namespace) -> int:
     report = run_lesion_mri(
         Cohort.read(options.cohort), options.out, network=options.network, minutes=options.minutes,
         epochs=options.epochs, sizes=options.sizes, bias_correction=not options.no_bias_correction,
-        augment=not options.no_augmentation, seed=options.seed, resume=not options.restart, n_jobs=options.jobs,
+        augment=not options.no_augmentation, seed=options.seed, simulated=options.simulated,
+        resume=not options.restart, n_jobs=options.jobs,
         backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")

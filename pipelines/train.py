@@ -137,7 +137,7 @@ def _hardware_defaults() -> dict[str, Any]:
     """Memory of a step (GiB) and features of the first stage: on a CPU, time is the limit."""
     import torch
 
-    return {"memory_gib": 8.0, "width": 32} if torch.cuda.is_available() else {"memory_gib": 1.0, "width": 16}
+    return {"memory_gib": 8.0, "width": 32} if torch.cuda.is_available() else {"memory_gib": 0.5, "width": 16}
 
 
 def _one_image(cohort: Cohort, name: str | None) -> Cohort:

@@ -27,6 +27,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from hybrid.cases import Cohort
 from hybrid.errors import InputError
 from hybrid.images import from_array, to_array, write_image
 from hybrid.mri import foreground_mask
@@ -199,9 +200,7 @@ class _Canvas:
         return np.minimum(self.z - self.scale * low, self.scale * high - self.z)
 
 
-def simulate_malformation_cohort(
-    folder: str | Path, *, patients: int = 53, seed: int = 0, progress: bool = False
-) -> Path:
+def simulate_malformation_cohort(folder: str | Path, *, n: int = 53, seed: int = 0, progress: bool = False) -> Cohort:
     """Simulate a cohort and write it to disk.
 
     Parameters
@@ -210,7 +209,7 @@ def simulate_malformation_cohort(
         Gets ``images/`` (int16), ``masks/`` (the malformation, 1, as an imperfect reader draws it), ``cohort.csv``
         (case_id, patient_id, image, mask, site; paths relative to it) and ``truth.csv`` (type, volume and what else
         each malformation was painted from: to judge results by, never to predict from).
-    patients : int
+    n : int
         Number of patients, one malformation each. The patients of a smaller cohort are the first ones of a larger
         cohort with the same seed; half of them have it on the left.
     seed : int
@@ -220,18 +219,18 @@ def simulate_malformation_cohort(
 
     Returns
     -------
-    Path
-        Of ``cohort.csv``.
+    Cohort
+        The cases of ``cohort.csv``.
 
     Raises
     ------
     InputError
         For fewer than one patient or a negative seed.
     """
-    if patients < 1:
-        raise InputError(f"A cohort needs at least 1 patient; found patients={patients}.", advice="53 as published.")
+    if n < 1:
+        raise InputError(f"A cohort needs at least 1 patient; found n={n}.", advice="53 as published.")
     folder, rows = Path(folder), []
-    for number in tqdm(range(patients), desc="simulate", unit="patient", disable=not progress):
+    for number in tqdm(range(n), desc="simulate", unit="patient", disable=not progress):
         image, mask, row = simulate_malformation_patient(number, seed)
         write_image(image, folder / row["image"])
         write_image(mask, folder / row["mask"])
@@ -240,7 +239,7 @@ def simulate_malformation_cohort(
     truth = ["case_id", *(name for name in table.columns if name not in COHORT_COLUMNS)]
     _write_table(table[truth], folder / "truth.csv")
     _write_table(table[list(COHORT_COLUMNS)], folder / "cohort.csv")
-    return folder / "cohort.csv"
+    return Cohort.from_csv(folder / "cohort.csv")
 
 
 def simulate_malformation_patient(number: int, seed: int = 0) -> tuple[sitk.Image, sitk.Image, dict[str, Any]]:

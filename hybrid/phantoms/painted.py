@@ -26,6 +26,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
 from hybrid.images import from_array, read_mask, write_image
 
@@ -279,7 +280,7 @@ def simulate_painted_cohort(
     progress: bool = False,
     small_lesions: int = 0,
     field_mm: Sequence[float] = (350.0, 350.0, 350.0),
-) -> Path:
+) -> Cohort:
     """Paint every label map and write the cohort.
 
     Parameters
@@ -298,8 +299,8 @@ def simulate_painted_cohort(
 
     Returns
     -------
-    Path
-        ``cohort.csv``, with the columns :data:`COHORT_COLUMNS`.
+    Cohort
+        The cases of ``cohort.csv``.
 
     Raises
     ------
@@ -327,7 +328,7 @@ def simulate_painted_cohort(
     rows = [(case, case, f"images/{case}.nii.gz", f"masks/{case}.nii.gz", style.name) for case in sources]
     full = [table for table in tables if len(table)] or tables[:1]
     _write_table(pd.concat(full, ignore_index=True), folder / "lesions.csv")
-    return _write_table(pd.DataFrame(rows, columns=list(COHORT_COLUMNS)), folder / "cohort.csv")
+    return Cohort.from_csv(_write_table(pd.DataFrame(rows, columns=list(COHORT_COLUMNS)), folder / "cohort.csv"))
 
 
 def _sources(label_maps: Sequence[Path]) -> dict[str, Path]:

@@ -26,7 +26,9 @@ def patients():
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    return simulate_malformation_cohort(tmp_path_factory.mktemp("vm"), patients=4, seed=2)
+    folder = tmp_path_factory.mktemp("vm")
+    assert len(simulate_malformation_cohort(folder, n=4, seed=2)) == 4
+    return folder / "cohort.csv"
 
 
 def voxels(image):
@@ -43,7 +45,8 @@ def around(inside):
 
 
 def test_same_seed_gives_the_same_voxels_and_a_smaller_cohort_is_a_prefix(cohort, tmp_path, patients):
-    again = simulate_malformation_cohort(tmp_path, patients=2, seed=2)
+    simulate_malformation_cohort(tmp_path, n=2, seed=2)
+    again = tmp_path / "cohort.csv"
     for name in ("cohort.csv", "truth.csv"):
         large, small = (pd.read_csv(path.with_name(name)) for path in (cohort, again))
         pd.testing.assert_frame_equal(small, large.head(2))
@@ -121,7 +124,7 @@ def test_threshold_does_badly_on_the_grid_of_the_image(patients):
 
 def test_wrong_arguments_are_refused(tmp_path):
     with pytest.raises(InputError, match="at least 1 patient"):
-        simulate_malformation_cohort(tmp_path, patients=0)
+        simulate_malformation_cohort(tmp_path, n=0)
     for number, seed in ((-1, 0), (0, -1)):
         with pytest.raises(InputError, match="0 or more"):
             simulate_malformation_patient(number, seed)

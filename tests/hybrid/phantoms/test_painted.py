@@ -308,7 +308,8 @@ def test_a_cohort_is_written_and_what_is_complete_is_kept(labels, tmp_path):
         maps.append(tmp_path / f"{name}.nii.gz")
         sitk.WriteImage(labels, str(maps[-1]))
     options = {"style": "lowres", "seed": 7, "field_mm": FIELD}
-    table = simulate_painted_cohort(tmp_path / "one", maps, **options)
+    assert len(simulate_painted_cohort(tmp_path / "one", maps, **options)) == 2
+    table = tmp_path / "one" / "cohort.csv"
     cohort, lesions = pd.read_csv(table), pd.read_csv(table.with_name("lesions.csv"))
     assert tuple(cohort.columns) == COHORT_COLUMNS
     assert list(cohort["case_id"]) == ["case_b", "case_a"]
@@ -324,8 +325,8 @@ def test_a_cohort_is_written_and_what_is_complete_is_kept(labels, tmp_path):
     np.testing.assert_array_equal(to_array(read_image(lost)), before)
     pd.testing.assert_frame_equal(pd.read_csv(table.with_name("lesions.csv")), lesions)
 
-    alone = simulate_painted_cohort(tmp_path / "two", maps[:1], **options)
-    np.testing.assert_array_equal(to_array(read_image(alone.parent / "images" / "case_b.nii.gz")), before)
+    simulate_painted_cohort(tmp_path / "two", maps[:1], **options)
+    np.testing.assert_array_equal(to_array(read_image(tmp_path / "two" / "images" / "case_b.nii.gz")), before)
     assert not (to_array(read_image(kept)).shape == before.shape and (to_array(read_image(kept)) == before).all())
     with pytest.raises(InputError, match="other settings"):
         simulate_painted_cohort(tmp_path / "one", maps, **{**options, "seed": 8})
