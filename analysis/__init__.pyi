@@ -1,8 +1,48 @@
+from .agreement import cochran_q, cohen_kappa, cohen_kappa_table, mcnemar, mcnemar_predictions
+from .auc_inference import (
+    auc_difference_power,
+    auc_intervals,
+    auc_power,
+    pilot_difference_power,
+    pilot_difference_sample_size,
+    sample_size_auc,
+    sample_size_auc_difference,
+    unpaired_delong_test,
+)
+from .calibration import (
+    brier_score,
+    calibration_errors,
+    calibration_metrics,
+    calibration_smooth,
+    hosmer_lemeshow,
+    log_loss,
+    logistic_recalibration,
+    plot_calibration_smooth,
+    spiegelhalter_test,
+)
+from .clustered import clustered_auc, clustered_auc_test
 from .compare import Comparison, compare_models
 from .conventions import CONVENTIONS, by_convention
+from .cut_offs import (
+    at_cut_off,
+    cut_off_table,
+    optimal_cut_off,
+    optimal_cut_off_intervals,
+    sensitivity_at_specificity,
+    specificity_at_sensitivity,
+)
 from .describe import describe_cohort, describe_features, format_description
+from .design_checks import check_design
 from .detection import classification_by_size, detection_table, froc, recall_by_diameter
 from .interop import read_kits_csv, read_nnunet_summary, write_kits_csv, write_nnunet_summary
+from .many_models import (
+    bayesian_correlated_t,
+    corrected_resampled_t,
+    critical_difference,
+    friedman,
+    nemenyi,
+    plot_critical_difference,
+)
 from .mask_plots import (
     plot_bland_altman,
     plot_dice_box,
@@ -14,11 +54,26 @@ from .mask_plots import (
 )
 from .mask_report import MaskReport
 from .metrics import confusion, evaluate_models
+from .multiclass import hand_till, multiclass_aucs
+from .multiplicity import adjust
 from .overlap import bland_altman, gap_by_training_size, generalisation_gap, summarise_overlap
+from .partial_auc import partial_auc, partial_auc_difference, partial_auc_intervals
 from .plots import calibration_curves, plot_auc, plot_calibration, plot_forest, plot_probabilities, plot_roc, roc_curves
+from .reliability import concordance, icc, selection_stability, stack_raters, univariate_screening
 from .report import Report
 from .resampling import bootstrap
 from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_test, roc_points
+from .sample_size import sample_size_binary, sample_size_continuous, sample_size_survival, sample_size_verdict
+from .usefulness import (
+    compare_reclassification,
+    decision_curve,
+    decision_curve_survival,
+    net_benefit,
+    net_benefit_difference,
+    plot_decision_curve,
+    reclassification,
+    reclassification_table,
+)
 
 __all__ = [
     "CONVENTIONS",
@@ -26,14 +81,37 @@ __all__ = [
     "DelongTest",
     "MaskReport",
     "Report",
+    "adjust",
+    "at_cut_off",
     "auc",
+    "auc_difference_power",
+    "auc_intervals",
+    "auc_power",
+    "bayesian_correlated_t",
     "bland_altman",
     "bootstrap",
+    "brier_score",
     "by_convention",
     "calibration_curves",
+    "calibration_errors",
+    "calibration_metrics",
+    "calibration_smooth",
+    "check_design",
     "classification_by_size",
+    "clustered_auc",
+    "clustered_auc_test",
+    "cochran_q",
+    "cohen_kappa",
+    "cohen_kappa_table",
     "compare_models",
+    "compare_reclassification",
+    "concordance",
     "confusion",
+    "corrected_resampled_t",
+    "critical_difference",
+    "cut_off_table",
+    "decision_curve",
+    "decision_curve_survival",
     "delong_covariance",
     "delong_interval",
     "delong_test",
@@ -42,12 +120,34 @@ __all__ = [
     "detection_table",
     "evaluate_models",
     "format_description",
+    "friedman",
     "froc",
     "gap_by_training_size",
     "generalisation_gap",
+    "hand_till",
+    "hosmer_lemeshow",
+    "icc",
+    "log_loss",
+    "logistic_recalibration",
+    "mcnemar",
+    "mcnemar_predictions",
+    "multiclass_aucs",
+    "nemenyi",
+    "net_benefit",
+    "net_benefit_difference",
+    "optimal_cut_off",
+    "optimal_cut_off_intervals",
+    "partial_auc",
+    "partial_auc_difference",
+    "partial_auc_intervals",
+    "pilot_difference_power",
+    "pilot_difference_sample_size",
     "plot_auc",
     "plot_bland_altman",
     "plot_calibration",
+    "plot_calibration_smooth",
+    "plot_critical_difference",
+    "plot_decision_curve",
     "plot_dice_box",
     "plot_forest",
     "plot_froc",
@@ -60,9 +160,24 @@ __all__ = [
     "read_kits_csv",
     "read_nnunet_summary",
     "recall_by_diameter",
+    "reclassification",
+    "reclassification_table",
     "roc_curves",
     "roc_points",
+    "sample_size_auc",
+    "sample_size_auc_difference",
+    "sample_size_binary",
+    "sample_size_continuous",
+    "sample_size_survival",
+    "sample_size_verdict",
+    "selection_stability",
+    "sensitivity_at_specificity",
+    "specificity_at_sensitivity",
+    "spiegelhalter_test",
+    "stack_raters",
     "summarise_overlap",
+    "univariate_screening",
+    "unpaired_delong_test",
     "write_kits_csv",
     "write_nnunet_summary",
 ]

@@ -14,6 +14,7 @@ from hybrid.errors import InputError, unknown_name
 from hybrid.tables import SELECTED, require_columns
 
 from .metrics import DELONG_MIXED, DELONG_TOO_FEW, NO_INTERVAL, auc_interval, bootstrap_metrics, interval_method
+from .multiplicity import adjust
 from .panel import FloatArray, Model, Panel, label
 from .roc import check_level, delong_pairs
 
@@ -294,7 +295,7 @@ def _pair_table(
     )
     table["p_bootstrap"] = differences.p_two_sided()
     table = _add_delong(table, shared, positions, level)
-    table["p_holm"] = holm(table["p"].to_numpy(dtype=np.float64))
+    table["p_holm"] = adjust(table["p"].to_numpy(dtype=np.float64), "holm").p
     table["n_comparisons"] = len(pairs)
     table["n_patients"], table["n_events"] = shared.n_patients, shared.n_events
     table["n_repeats"] = [min(shared.n_repeats(a), shared.n_repeats(b)) for a, b in positions]
@@ -336,16 +337,6 @@ def _add_delong(table: pd.DataFrame, panel: Panel, positions: np.ndarray, level:
     tests = delong_pairs(averaged[0], averaged[1], [(int(a), int(b)) for a, b in positions], level=level)
     table = table.assign(**dict(zip(names, tests.to_numpy(dtype=np.float64).T, strict=True)))
     return table.assign(p=table["delong_p"], p_method=DELONG_P)
-
-
-def holm(p: FloatArray) -> FloatArray:
-    """Holm-adjusted p-values of one family; undefined (NaN) ones count as members and stay NaN."""
-    from statsmodels.stats.multitest import multipletests
-
-    if p.size == 0:
-        return p
-    adjusted = multipletests(np.where(np.isnan(p), 1.0, p), method="holm")[1]
-    return np.where(np.isnan(p), np.nan, adjusted)
 
 
 def _listed_models(

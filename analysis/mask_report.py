@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,8 +54,8 @@ class MaskReport:
         Edges of the size strata (mm).
     title : str
         Heading.
-    curves : DataFrame, optional
-        Training curves of one network.
+    curves : DataFrame or mapping of str to DataFrame, optional
+        Training curves of one network, or of several by name.
     gap : bool
         Show the generalisation gap; needs training and test cases.
     by_size : mapping of int to DataFrame, optional
@@ -84,7 +84,7 @@ class MaskReport:
         lesions: str,
         sizes_mm: Sequence[float] = SIZE_EDGES_MM,
         title: str = "Segmentation",
-        curves: pd.DataFrame | None = None,
+        curves: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
         gap: bool = False,
         by_size: Mapping[int, pd.DataFrame] | None = None,
         classified: pd.DataFrame | None = None,
@@ -99,7 +99,8 @@ class MaskReport:
         if lesions not in self.structures:
             raise unknown_name("structure", lesions, self.structures)
         self.lesions, self.sizes_mm, self.title = lesions, tuple(sizes_mm), title
-        self.curves, self.classified, self.baselines = curves, classified, baselines
+        self.classified, self.baselines = classified, baselines
+        self.curves = {"": curves} if isinstance(curves, pd.DataFrame) else dict(curves or {})
         self.simulated, self.record = simulated, dict(run_record or {})
         self._settings: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
         self.summary = summarise(self.table, **self._settings)
@@ -164,8 +165,9 @@ class MaskReport:
             tables["classification"] = self._classification()
         if self.baselines is not None:
             tables["baselines"] = summarise(self.baselines, metrics=("dice",), **self._settings)
-        if self.curves is not None:
-            tables["training_curves"] = self.curves
+        if self.curves:
+            named = [curves.assign(network=name) if name else curves for name, curves in self.curves.items()]
+            tables["training_curves"] = pd.concat(named, ignore_index=True)
         return tables
 
     def save(self, path: str | Path, *, slices: Sequence[Mapping[str, Any]] = ()) -> Path:
@@ -230,10 +232,13 @@ class MaskReport:
             f"Predicted minus reference volume ({self.lesions}, {SPLIT_NAMES[self.judged_split].lower()} cases): bias "
             "and limits of agreement (Bland & Altman 1986)."
         )
-        if self.curves is not None:
-            curves = self.curves
-            album.add("curves", lambda ax: plots.plot_training_curves(curves, ax=ax), height=3.0, alt="Training curves")
-            captions["curves"] = "Mean Dice after each epoch on up to six cases of the training and validation sets."
+        for position, (name, curves) in enumerate(self.curves.items()):
+            key = f"curves_{position}"
+            album.add(key, partial(_draw_curves, curves), height=3.0, alt="Training curves")
+            captions[key] = (
+                f"{name}{': m' if name else 'M'}ean Dice after each epoch on up to six cases of the training and "
+                "validation sets."
+            )
         if self.gap_sizes is not None:
             sizes = self.gap_sizes
             album.add("gap", lambda ax: plots.plot_gap(sizes, ax=ax), height=3.0, alt="Gap against training size")
@@ -422,6 +427,10 @@ class MaskReport:
             parts.append(("Overfitting", self.gap.method))
         parts.append(("Volumes", self._volumes().method))
         return parts
+
+
+def _draw_curves(curves: pd.DataFrame, ax: Any) -> None:
+    plots.plot_training_curves(curves, ax=ax)
 
 
 def _bounds(row: pd.Series) -> str:

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from hybrid.analysis import compare_models, delong_test
-from hybrid.analysis.compare import COMPARISON_COLUMNS, MODEL_COLUMNS, holm
+from hybrid.analysis.compare import COMPARISON_COLUMNS, MODEL_COLUMNS
+from hybrid.analysis.multiplicity import adjust
 from hybrid.errors import InputError
 
 REFERENCE = Path(__file__).parents[1] / "reference/statistics"
@@ -52,11 +53,11 @@ def test_delong_columns_equal_the_test_on_averaged_probabilities(small_predictio
 
 def test_holm_equals_r_p_adjust():
     reference = json.loads((REFERENCE / "p_adjust.json").read_text())
-    np.testing.assert_allclose(holm(np.array(reference["p"])), reference["holm"], rtol=1e-9)
+    np.testing.assert_allclose(adjust(np.array(reference["p"]), "holm").p, reference["holm"], rtol=1e-9)
 
 
 def test_undefined_p_values_count_in_the_family():
-    np.testing.assert_allclose(holm(np.array([0.02, np.nan])), [0.04, np.nan])
+    np.testing.assert_allclose(adjust(np.array([0.02, np.nan]), "holm").p, [0.04, np.nan])
 
 
 def test_several_classifiers_without_a_selected_one_have_no_headline(small_predictions):
