@@ -24,7 +24,7 @@ def write_mask_report(
     lesions: str,
     sizes_mm: Sequence[float] = (5.0, 20.0, 40.0, 70.0),
     title: str = "Segmentation",
-    curves: pd.DataFrame | None = None,
+    curves: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
     gap: bool = False,
     by_size: Mapping[int, pd.DataFrame] | None = None,
     classified: pd.DataFrame | None = None,

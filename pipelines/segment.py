@@ -152,6 +152,8 @@ def segment_case(case: Case, seed: int, *, model: str, options: Mapping[str, Any
     rows.append(
         {"table": "case", **identity, "mask": f"{MASKS}/{name}", "lesions": len(found.lesions), **found.details}
     )
+    columns = {"lesion": list(found.lesions.columns), "embedding": list(found.embeddings.columns)}
+    rows.append({"table": "columns", **columns})
     rows += [{"table": "lesion", **identity, **row} for row in found.lesions.to_dict("records")]
     rows += [{"table": "embedding", **identity, **row} for row in found.embeddings.to_dict("records")]
     return rows
@@ -163,12 +165,14 @@ def _files_unchanged(rows: Rows, out: Path) -> bool:
 
 
 def _write_tables(rows: Rows, out: Path) -> None:
+    """Write the tables of all cases; one without rows has its columns all the same."""
     names = {"lesion": LESIONS, "embedding": "embeddings.csv", "case": "segmented.csv"}
+    known = next((row for row in rows if row["table"] == "columns"), {})
     for kind, name in names.items():
         chosen = [{k: v for k, v in row.items() if k != "table"} for row in rows if row["table"] == kind]
+        columns = ["case_id", "patient_id", *known.get(kind, [])]
         if chosen or kind == "lesion":
-            columns = None if chosen else ["case_id", "patient_id", "label", "label_name", "lesion_id", "volume_ml"]
-            write_csv(pd.DataFrame(chosen, columns=columns), out / name)
+            write_csv(pd.DataFrame(chosen, columns=None if chosen else columns), out / name)
 
 
 __all__ = ["LESIONS", "MASKS", "LeakageError", "segment_case", "segment_cohort"]

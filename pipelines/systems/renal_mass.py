@@ -123,8 +123,16 @@ def run_renal_mass(
     write_json(record, out / "record.json")
     return write_mask_report(
         table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", sizes_mm=STRATA_MM, title=title,
-        classified=classified, baselines=baselines, simulated=simulated, record=record,
+        classified=classified, baselines=baselines, simulated=simulated, record=record, curves=_curves(folder),
     )  # fmt: skip
+
+
+def _curves(folder: Path) -> dict[str, pd.DataFrame]:
+    """Training curves of both stages, as far as the cascade's folder has them."""
+    files = {"Kidneys": folder / "kidney" / "curves.csv"}
+    members = sorted((folder / "mass").glob("fold_*/curves.csv")) or [folder / "mass" / "curves.csv"]
+    files |= {f"Masses, network {number}": path for number, path in enumerate(members, start=1)}
+    return {name: read_exact(path) for name, path in files.items() if path.is_file()}
 
 
 def _read_kinds(lesions: str | Path | pd.DataFrame | None) -> pd.DataFrame | None:

@@ -52,7 +52,7 @@ def renal(tmp_path_factory):
 def test_renal_mass_from_table_to_report(renal, tmp_path):
     _, cohort, lesions = renal
     report = run_renal_mass(
-        cohort, tmp_path, lesions=lesions, network="unet", minutes=0.4, members=2, kidney_spacing_mm=8.0,
+        cohort, tmp_path, lesions=lesions, network="unet", epochs=3, members=2, kidney_spacing_mm=8.0,
         mass_spacing_mm=4.0, simulated=True, progress=False,
     )  # fmt: skip
     page = report.read_text(encoding="utf-8")
@@ -69,7 +69,6 @@ def test_renal_mass_from_table_to_report(renal, tmp_path):
     for name in ("masks", "kidneys", "masses", "classes"):
         assert (tmp_path / "predicted" / name / "k7.nii.gz").is_file()
     assert {"predicted_class", "confidence"} <= set(pd.read_csv(tmp_path / "predicted" / "lesions.csv").columns)
-    assert pd.read_csv(tmp_path / "predicted" / "embeddings.csv").shape[1] > 50
 
 
 def test_lesion_mri_shows_all_sets_side_by_side(tmp_path):

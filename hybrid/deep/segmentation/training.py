@@ -8,9 +8,11 @@ that was not. Several GPUs, and mixed precision, are Lightning Fabric's (``light
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hybrid.errors import HybridError, InputError
+from hybrid.errors import InputError
 from hybrid.provenance import digest
 
 from .augmentation import random_patch
@@ -239,7 +241,7 @@ def train_network(
     stop_after : int, optional
         Leave after so many epochs of this call, as an interruption would.
     monitor : callable, optional
-        Called with each row of the curves.
+        Called with each row of the curves; with several devices it must be picklable.
 
     Returns
     -------
@@ -255,18 +257,53 @@ def train_network(
     if len(training) < 2:
         raise InputError(f"Training needs at least two cases; found {len(training)}.", advice="Add cases with masks.")
     check_memory(plan, settings)
-    run = _Run(plan, list(training), list(validation), Path(folder), settings)
+    fabric = _fabric(settings, plan)
+    train = functools.partial(
+        _train, plan=plan, training=list(training), validation=list(validation), folder=Path(folder),
+        settings=settings, resume=resume, progress=progress, stop_after=stop_after, monitor=monitor,
+    )  # fmt: skip
+    if settings.devices > 1:
+        fabric.launch(train)
+    else:
+        train(fabric)
+    return _trained(plan, Path(folder), settings)
+
+
+def _trained(plan: SegmentationPlan, folder: Path, settings: TrainingSettings) -> TrainedNetwork:
+    """Read the result from the checkpoint: processes that trained for each device are gone by now."""
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    network = build_segmenter(plan, seed=settings.seed)
+    network.load_state_dict(state["best"])
+    return TrainedNetwork(network.eval(), pd.DataFrame(json.loads(state["rows"])), state["epoch"], state["best_epoch"])
+
+
+def _train(
+    fabric: Any,
+    *,
+    plan: SegmentationPlan,
+    training: list[PreparedCase],
+    validation: list[PreparedCase],
+    folder: Path,
+    settings: TrainingSettings,
+    resume: bool,
+    progress: bool,
+    stop_after: int | None,
+    monitor: Callable[[Mapping[str, Any]], None] | None,
+) -> None:
+    """Train in this process, the only one or one of several, up to the last checkpoint."""
+    run = _Run(fabric, plan, training, validation, folder, settings)
     run.start(resume=resume)
+    main = fabric.is_global_zero
     last = None if stop_after is None else run.epoch + stop_after
-    with tqdm(total=100, initial=round(100 * run.progress), desc="training", unit="%", disable=not progress) as bar:
+    silent = not (progress and main)
+    with tqdm(total=100, initial=round(100 * run.progress), desc="training", unit="%", disable=silent) as bar:
         while not run.finished and run.epoch != last:
             row = run.one_epoch()
             bar.update(round(100 * run.progress) - bar.n)
             bar.set_postfix(epoch=run.epoch, loss=f"{row['train_loss']:.3f}", dice=f"{row['validation_dice']:.3f}")
-            if monitor is not None:
+            if monitor is not None and main:
                 monitor(row)
     run.save()
-    return run.result()
 
 
 class _Run:
@@ -274,6 +311,7 @@ class _Run:
 
     def __init__(
         self,
+        fabric: Any,
         plan: SegmentationPlan,
         training: list[PreparedCase],
         validation: list[PreparedCase],
@@ -283,7 +321,7 @@ class _Run:
         self.plan, self.training, self.validation = plan, training, validation
         self.folder, self.settings = folder, settings
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.fabric = _fabric(settings, plan)
+        self.fabric = fabric
         network = build_segmenter(plan, seed=settings.seed)
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -291,7 +329,7 @@ class _Run:
         self.averaged.to(self.fabric.device)
         self._half = "float32" if "32" in str(getattr(self.fabric, "_precision", self.fabric).precision) else "half"
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-        self.dataset = PatchDataset(training, plan, settings, settings.steps * plan.batch)
+        self.dataset = PatchDataset(training, plan, settings, settings.steps * plan.batch * fabric.world_size)
         self.epoch, self.epochs, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
@@ -337,7 +375,8 @@ class _Run:
             self._average()
         self.epoch += 1
         train, validation = self._dice(self._monitored(self.training)), self._dice(self._monitored(self.validation))
-        self.seconds += time.monotonic() - begin
+        # All processes go by one clock, so that they agree on the learning rate and on the end.
+        self.seconds += self.fabric.broadcast(time.monotonic() - begin)
         row = {
             "epoch": self.epoch, "train_loss": float(np.mean(losses)), "train_dice": _mean(train),
             "validation_dice": _mean(validation), "learning_rate": rate, "seconds": self.seconds,
@@ -350,9 +389,10 @@ class _Run:
         return row
 
     def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        workers = self.settings.workers
+        workers, batch = self.settings.workers, self.plan.batch
+        own = [i for i in range(len(self.dataset)) if i // batch % self.fabric.world_size == self.fabric.global_rank]
         loader = DataLoader(
-            self.dataset, batch_size=self.plan.batch, num_workers=workers,
+            self.dataset, batch_size=batch, sampler=own, num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
         )  # fmt: skip
         for images, labels in loader:
@@ -460,13 +500,6 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.best = (state["best_score"], state["best_epoch"], state["best"])
 
-    def result(self) -> TrainedNetwork:
-        if self.best is None:
-            raise HybridError("No epoch was finished.")
-        network = build_segmenter(self.plan, seed=self.settings.seed)
-        network.load_state_dict(self.best[2])
-        return TrainedNetwork(network.eval(), pd.DataFrame(self.rows), self.epoch, self.best[1])
-
 
 def _fitting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Logits of a coarser depth on the labels' grid."""
@@ -493,9 +526,11 @@ def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
     if precision == "auto":
         precision = "16-mixed" if on_gpu else ("bf16-mixed" if _bf16_helps(plan) else "32-true")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=settings.accelerator, devices=settings.devices, precision=precision)  # type: ignore[arg-type]
-    fabric.launch()
-    return fabric
+    interactive = hasattr(sys, "ps1")  # a notebook cannot be imported by spawned processes
+    strategy = "auto" if settings.devices < 2 else "ddp_notebook" if interactive else "ddp_spawn"
+    return Fabric(
+        accelerator=settings.accelerator, devices=settings.devices, precision=precision, strategy=strategy  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def _bf16_helps(plan: SegmentationPlan) -> bool:

@@ -166,3 +166,15 @@ def test_prepared_case_keeps_labels_and_says_their_size(plan, cases):
     assert set(np.unique(stored["labels"])) == {0, 1, 2}
     assert json.dumps(stored["labels"].shape)
     assert (stored["labels"][tuple(stored["places_2"].T)] == 2).all()
+
+
+def test_two_processes_see_different_patches_and_write_one_model(plan, cases, tmp_path):
+    settings = replace(FAST, epochs=2, steps=3, devices=2)
+    trained = train_network(plan, cases, [], tmp_path / "two", settings, progress=False)
+    alone = train_network(plan, cases, [], tmp_path / "one", replace(settings, devices=1), progress=False)
+    assert list(trained.curves["epoch"]) == [1, 2]
+    # Two processes with the same patches would have the losses of one.
+    assert not np.allclose(trained.curves["train_loss"], alone.curves["train_loss"], rtol=1e-3)
+    stored = torch.load(tmp_path / "two" / CHECKPOINT, weights_only=True)
+    assert stored["epoch"] == 2
+    assert set(stored["network"]) == set(alone.network.state_dict())
