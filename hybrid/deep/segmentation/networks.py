@@ -13,6 +13,7 @@ from torch import nn
 
 from hybrid.errors import unknown_name
 
+from .branches import DualBranchNetwork, TaggedNetwork
 from .planning import SegmentationPlan
 
 MAX_FEATURES: Final = 320
@@ -22,10 +23,10 @@ def _features(plan: SegmentationPlan) -> list[int]:
     return [min(plan.width * 2**stage, MAX_FEATURES) for stage in range(len(plan.strides))]
 
 
-def _dynunet(plan: SegmentationPlan) -> nn.Module:
+def _dynunet(plan: SegmentationPlan, in_channels: int = 1) -> DynUNet:
     heads = max(0, min(3, len(plan.strides) - 2))
     return DynUNet(
-        spatial_dims=3, in_channels=1, out_channels=plan.channels, kernel_size=list(plan.kernels),
+        spatial_dims=3, in_channels=in_channels, out_channels=plan.channels, kernel_size=list(plan.kernels),
         strides=list(plan.strides), upsample_kernel_size=list(plan.strides[1:]), filters=_features(plan),
         norm_name=("INSTANCE", {"affine": True}), deep_supervision=heads > 0, deep_supr_num=max(heads, 1),
     )  # fmt: skip
@@ -48,12 +49,26 @@ def _segresnet(plan: SegmentationPlan) -> nn.Module:
     )  # fmt: skip
 
 
+def _tagged(plan: SegmentationPlan) -> nn.Module:
+    return TaggedNetwork(_dynunet(plan, in_channels=2))
+
+
+def _dual(plan: SegmentationPlan) -> nn.Module:
+    return DualBranchNetwork(_dynunet(plan), _dynunet(plan), _features(plan))
+
+
 SEGMENTERS: Final[dict[str, Callable[[SegmentationPlan], nn.Module]]] = {
     "unet": _unet,
     "dynunet": _dynunet,
     "segresnet": _segresnet,
 }
 """Networks by name: MONAI's residual U-Net, DynUNet (nnU-Net's plain U-Net) and SegResNet with deep supervision."""
+
+TRANSFER_SEGMENTERS: Final[dict[str, Callable[[SegmentationPlan], nn.Module]]] = {
+    "dynunet_tagged": _tagged,
+    "dynunet_dual": _dual,
+}
+"""Networks that learn from two cohorts, see :mod:`hybrid.deep.segmentation.branches`."""
 
 
 def build_segmenter(plan: SegmentationPlan, *, seed: int = 0) -> nn.Module:
@@ -70,11 +85,12 @@ def build_segmenter(plan: SegmentationPlan, *, seed: int = 0) -> nn.Module:
     InputError
         For an unknown network name.
     """
-    if plan.network not in SEGMENTERS:
-        raise unknown_name("network", plan.network, SEGMENTERS)
+    known = {**SEGMENTERS, **TRANSFER_SEGMENTERS}
+    if plan.network not in known:
+        raise unknown_name("network", plan.network, known)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SEGMENTERS[plan.network](plan)
+        return known[plan.network](plan)
 
 
 def outputs(prediction: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:

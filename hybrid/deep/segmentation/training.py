@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import json
 import logging
 import math
@@ -32,12 +33,17 @@ from hybrid.errors import InputError
 from hybrid.provenance import digest
 
 from .augmentation import random_patch
+from .branches import encoder_parameters, start_from
 from .engines import InferenceOptions, make_engine
 from .inference import predict_array
-from .networks import build_segmenter, outputs
+from .networks import TRANSFER_SEGMENTERS, build_segmenter, outputs
 from .planning import SegmentationPlan
+from .transfer import Transfer, annotated_only
 
 logger = logging.getLogger(__name__)
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images and labels, each of shape (B, 1, z, y, x)."""
 
 CHECKPOINT: Final = "checkpoint.pt"
 CURVES: Final = "curves.csv"
@@ -217,6 +223,7 @@ def train_network(
     folder: Path,
     settings: TrainingSettings | None = None,
     *,
+    transfer: Transfer | None = None,
     resume: bool = True,
     progress: bool = True,
     stop_after: int | None = None,
@@ -234,6 +241,8 @@ def train_network(
         Where ``checkpoint.pt`` and ``curves.csv`` are kept.
     settings : TrainingSettings, optional
         Length, optimiser, seed, hardware.
+    transfer : Transfer, optional
+        What is borrowed from another cohort; on one device only.
     resume : bool
         Go on from ``checkpoint.pt`` if it belongs to this plan, these cases and these settings.
     progress : bool
@@ -252,15 +261,20 @@ def train_network(
     ------
     InputError
         For fewer than two training cases, too little memory, or a checkpoint of another training.
+    WeightsError
+        When start weights belong to another plan.
     """
     settings = settings or TrainingSettings()
     if len(training) < 2:
         raise InputError(f"Training needs at least two cases; found {len(training)}.", advice="Add cases with masks.")
+    if transfer is not None and settings.devices > 1:
+        raise InputError(f"Transfer runs on one device; found devices={settings.devices}.")
     check_memory(plan, settings)
     fabric = _fabric(settings, plan)
     train = functools.partial(
         _train, plan=plan, training=list(training), validation=list(validation), folder=Path(folder),
-        settings=settings, resume=resume, progress=progress, stop_after=stop_after, monitor=monitor,
+        settings=settings, transfer=transfer or Transfer(), resume=resume, progress=progress, stop_after=stop_after,
+        monitor=monitor,
     )  # fmt: skip
     if settings.devices > 1:
         fabric.launch(train)
@@ -285,13 +299,14 @@ def _train(
     validation: list[PreparedCase],
     folder: Path,
     settings: TrainingSettings,
+    transfer: Transfer,
     resume: bool,
     progress: bool,
     stop_after: int | None,
     monitor: Callable[[Mapping[str, Any]], None] | None,
 ) -> None:
     """Train in this process, the only one or one of several, up to the last checkpoint."""
-    run = _Run(fabric, plan, training, validation, folder, settings)
+    run = _Run(fabric, plan, training, validation, folder, settings, transfer)
     run.start(resume=resume)
     main = fabric.is_global_zero
     last = None if stop_after is None else run.epoch + stop_after
@@ -317,19 +332,25 @@ class _Run:
         validation: list[PreparedCase],
         folder: Path,
         settings: TrainingSettings,
+        transfer: Transfer,
     ) -> None:
         self.plan, self.training, self.validation = plan, training, validation
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.transfer = folder, settings, transfer
         self.folder.mkdir(parents=True, exist_ok=True)
         self.fabric = fabric
         network = build_segmenter(plan, seed=settings.seed)
+        if transfer.start is not None:
+            start_from(network, transfer.read_start())
+        self._encoder = encoder_parameters(network) if transfer.freeze > 0 else []
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.averaged.to(self.fabric.device)
         self._half = "float32" if "32" in str(getattr(self.fabric, "_precision", self.fabric).precision) else "half"
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-        self.dataset = PatchDataset(training, plan, settings, settings.steps * plan.batch * fabric.world_size)
+        count = settings.steps * plan.batch * fabric.world_size
+        self.dataset = PatchDataset(training, plan, settings, count)
+        self.auxiliary = PatchDataset(transfer.auxiliary, plan, settings, count) if transfer.auxiliary else None
         self.epoch, self.epochs, self.seconds = 0, 0, 0.0
         self.rows: list[dict[str, Any]] = []
         self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
@@ -341,7 +362,8 @@ class _Run:
         ignored = ("workers", "devices", "accelerator", "checkpoint_minutes", "precision")
         settings = {name: value for name, value in asdict(self.settings).items() if name not in ignored}
         cases = [[[case.case_id, case.content] for case in group] for group in (self.training, self.validation)]
-        return digest([self.plan.to_dict(), settings, cases])
+        borrowed = [] if self.transfer == Transfer() else [self.transfer.key]
+        return digest([self.plan.to_dict(), settings, cases, *borrowed])
 
     @property
     def finished(self) -> bool:
@@ -368,10 +390,12 @@ class _Run:
     def one_epoch(self) -> dict[str, Any]:
         begin = time.monotonic()
         losses = []
-        self.dataset.epoch = self.epoch
-        for number, (images, labels) in enumerate(self._batches()):
-            rate = self._rate(number)
-            losses.append(self._step(images, labels, rate=rate))
+        batches = self._batches(self.dataset)
+        borrowed = self._batches(self.auxiliary) if self.auxiliary is not None else itertools.repeat(None)
+        for number, (batch, other) in enumerate(zip(batches, borrowed, strict=False)):
+            done = self._done(number)
+            rate = self._rate(done)
+            losses.append(self._step(batch, other, done=done, rate=rate))
             self._average()
         self.epoch += 1
         train, validation = self._dice(self._monitored(self.training)), self._dice(self._monitored(self.validation))
@@ -388,38 +412,53 @@ class _Run:
             self.save()
         return row
 
-    def _batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _batches(self, dataset: PatchDataset) -> Iterator[Batch]:
+        dataset.epoch = self.epoch
         workers, batch = self.settings.workers, self.plan.batch
-        own = [i for i in range(len(self.dataset)) if i // batch % self.fabric.world_size == self.fabric.global_rank]
+        own = [i for i in range(len(dataset)) if i // batch % self.fabric.world_size == self.fabric.global_rank]
         loader = DataLoader(
-            self.dataset, batch_size=batch, sampler=own, num_workers=workers,
+            dataset, batch_size=batch, sampler=own, num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
         )  # fmt: skip
         for images, labels in loader:
             yield images.to(self.fabric.device), labels.to(self.fabric.device)
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor, *, rate: float) -> float:
+    def _step(self, batch: Batch, borrowed: Batch | None, *, done: float, rate: float) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        depths = outputs(self.network(images))
-        weights = [0.5**i for i in range(len(depths))]
-        loss = sum(w * self.loss(_fitting(d, labels), labels) for w, d in zip(weights, depths, strict=True))
-        loss = loss / sum(weights)
+        for parameter in self._encoder:
+            parameter.requires_grad_(done >= self.transfer.freeze)
+        loss = self._loss(outputs(self.network(batch[0])), batch[1])
+        share = self.transfer.weight_at(done)
+        if borrowed is not None and share > 0:
+            knows = self.plan.network in TRANSFER_SEGMENTERS
+            depths = outputs(self.network(borrowed[0], **({"auxiliary": True} if knows else {})))
+            loss = loss + share * self._loss(depths, borrowed[1], self.transfer.annotated)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=12.0, error_if_nonfinite=False)
         self.optimiser.step()
         return float(loss.detach())
 
-    def _rate(self, number: int) -> float:
-        """Learning rate of a step of the present epoch: up along a line, down along a cosine."""
+    def _loss(
+        self, depths: Sequence[torch.Tensor], labels: torch.Tensor, annotated: tuple[int, ...] | None = None
+    ) -> torch.Tensor:
+        """Mean loss over the supervised depths, each half as heavy as the finer one."""
+        weights = [0.5**i for i in range(len(depths))]
+        parts = [self.loss(*annotated_only(_fitting(depth, labels), labels, annotated)) for depth in depths]
+        return torch.stack([w * part for w, part in zip(weights, parts, strict=True)]).sum() / sum(weights)
+
+    def _done(self, number: int) -> float:
+        """Share of the training that is behind at a step of the present epoch."""
         limit = self.settings.minutes
         if limit is None:
-            done = (self.epoch * self.settings.steps + number + 1) / (self.epochs * self.settings.steps)
-        else:
-            done = (self.seconds + number * self.seconds / max(1, self.epoch * self.settings.steps)) / (60 * limit)
-            done = max(done, min(WARM_UP, (self.epoch * self.settings.steps + number + 1) / 2000))
+            return (self.epoch * self.settings.steps + number + 1) / (self.epochs * self.settings.steps)
+        done = (self.seconds + number * self.seconds / max(1, self.epoch * self.settings.steps)) / (60 * limit)
+        return max(done, min(WARM_UP, (self.epoch * self.settings.steps + number + 1) / 2000))
+
+    def _rate(self, done: float) -> float:
+        """Learning rate: up along a line, down along a cosine."""
         if done < WARM_UP:
             return self.settings.learning_rate * done / WARM_UP
         share = min(1.0, (done - WARM_UP) / (1 - WARM_UP))
