@@ -64,6 +64,8 @@ from .report import Report
 from .resampling import bootstrap
 from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_test, roc_points
 from .sample_size import sample_size_binary, sample_size_continuous, sample_size_survival, sample_size_verdict
+from .transfer import contrast_arms, summarise_arms
+from .transfer_report import TransferReport
 from .usefulness import (
     compare_reclassification,
     decision_curve,
@@ -81,6 +83,7 @@ __all__ = [
     "DelongTest",
     "MaskReport",
     "Report",
+    "TransferReport",
     "adjust",
     "at_cut_off",
     "auc",
@@ -107,6 +110,7 @@ __all__ = [
     "compare_reclassification",
     "concordance",
     "confusion",
+    "contrast_arms",
     "corrected_resampled_t",
     "critical_difference",
     "cut_off_table",
@@ -175,6 +179,7 @@ __all__ = [
     "specificity_at_sensitivity",
     "spiegelhalter_test",
     "stack_raters",
+    "summarise_arms",
     "summarise_overlap",
     "univariate_screening",
     "unpaired_delong_test",

@@ -10,12 +10,14 @@ from .segment import segment_cohort
 from .study import fit_study, run_study, validate_study
 from .systems.lesion_mri import run_lesion_mri
 from .systems.renal_mass import run_renal_mass, train_cascade
+from .systems.transfer import TransferStudy
 from .train import train_segmenter
 
 __all__ = [
     "FrozenModel",
     "StudyConfig",
     "Task",
+    "TransferStudy",
     "cross_validate",
     "evaluate_masks",
     "extract_features",

@@ -17,7 +17,7 @@ from hybrid.cases import Cohort
 from hybrid.errors import HybridError
 from hybrid.provenance import versions
 
-from . import cli_masks
+from . import cli_masks, cli_transfer
 
 EXIT_PROBLEMS = 1
 EXIT_ERROR = 2
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(verbs.add_parser("fit", parents=[work], help="freeze the declared pipeline on all patients"))
     _add_validate(verbs.add_parser("validate", parents=[work], help="apply a frozen model to new patients"))
     cli_masks.add_verbs(verbs, work, _say)
+    cli_transfer.add_verbs(verbs, work, _say)
     info = verbs.add_parser("info", parents=[common], help="versions, studies, presets, classifiers")
     info.set_defaults(verb=_info)
     return parser

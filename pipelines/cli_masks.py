@@ -87,8 +87,8 @@ def _train(options: argparse.Namespace) -> int:
     plan: dict[str, Any] = {
         "modality": options.modality, "spacing": options.spacing, "patch": options.patch, "width": options.width,
         "batch": options.batch, "memory_gib": options.memory,
-        "labels": _values(options.labels, "--labels") if options.labels else None,
-        "label_map": {int(old): new for old, new in _values(options.merge, "--merge").items()} or None,
+        "labels": values_of_words(options.labels, "--labels") if options.labels else None,
+        "label_map": {int(old): new for old, new in values_of_words(options.merge, "--merge").items()} or None,
         "mirror_axes": None if options.mirror_axes is None else tuple(options.mirror_axes),
         "bias_correction": options.bias_correction or None,
     }  # fmt: skip
@@ -103,7 +103,7 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _values(words: Sequence[str], flag: str) -> dict[str, int]:
+def values_of_words(words: Sequence[str], flag: str) -> dict[str, int]:
     """Read ``NAME=VALUE`` pairs with whole numbers."""
     found = {}
     for word in words:
@@ -160,7 +160,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     structures = {name: list(values) for name, values in STRUCTURES_KITS.items()} if options.kits else None
     if options.structures:
-        structures = {name: _labels(values) for name, values in (_pair(word) for word in options.structures)}
+        structures = {
+            name: labels_of_word(values) for name, values in (split_word(word) for word in options.structures)
+        }
     table = evaluate_masks(
         Cohort.read(options.cohort), options.masks, options.out, structures=structures, lesions=options.lesions,
         rule=options.rule, sizes_mm=options.sizes, convention=options.convention, split=options.split,
@@ -172,14 +174,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pair(word: str) -> tuple[str, str]:
+def split_word(word: str) -> tuple[str, str]:
+    """Name and labels of ``NAME=LABEL,LABEL``."""
     name, sign, value = word.partition("=")
     if not (name and sign and value):
         raise HybridError(f"--structures expects NAME=LABEL,LABEL; found {word!r}.", advice="Example: mass=2,3.")
     return name, value
 
 
-def _labels(text: str) -> list[int]:
+def labels_of_word(text: str) -> list[int]:
+    """Whole numbers between commas."""
     try:
         return [int(value) for value in text.split(",")]
     except ValueError:

@@ -107,20 +107,20 @@ def train_segmenter(
 
     out = Path(out)
     chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
-    cases = _one_image(cohort, image)
+    cases = one_image(cohort, image)
     splits = make_folds(cases, folds, validation_share, seed)
     known = {name for fold in splits for name in (*fold.training, *fold.validation)}
     cases = Cohort(case for case in cases if case.case_id in known)
     run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
-    prints = _all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
+    prints = all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
-    rows = [_as_fingerprint(prints[case.case_id][0]) for case in cases if case.case_id in trained]
+    rows = [as_fingerprint(prints[case.case_id][0]) for case in cases if case.case_id in trained]
     options = {**_hardware_defaults(), **(plan or {})}
     made = make_plan(rows, network=network, **options)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
     check_memory(made, chosen)
-    prepared = _prepare(cases, made, out, run)
+    prepared = prepare_cases(cases, made, out, run)
     members = []
     for number, fold in enumerate(splits):
         name = f"fold_{number}" if len(splits) > 1 else ""
@@ -140,7 +140,8 @@ def _hardware_defaults() -> dict[str, Any]:
     return {"memory_gib": 8.0, "width": 32} if torch.cuda.is_available() else {"memory_gib": 0.5, "width": 16}
 
 
-def _one_image(cohort: Cohort, name: str | None) -> Cohort:
+def one_image(cohort: Cohort, name: str | None) -> Cohort:
+    """Reduce every case to one image and its mask; ``name`` is needed when cases have several."""
     cohort.require_unique_ids()
     cases = []
     for case in cohort:
@@ -240,7 +241,8 @@ def fingerprint_case(case: Case, seed: int) -> Rows:
     ]
 
 
-def _as_fingerprint(row: Mapping[str, Any]) -> dict[str, Any]:
+def as_fingerprint(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo what the cache did to a row of :func:`fingerprint_case`."""
     labels = {int(value): count for value, count in row["labels"].items()}
     return {**row, "labels": labels, "foreground": np.asarray(row["foreground"])}
 
@@ -255,7 +257,8 @@ def prepare_case(case: Case, seed: int, *, plan: Mapping[str, Any], folder: Path
     return [{"path": str(path), **row}]
 
 
-def _prepare(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
+def prepare_cases(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
+    """Store all cases as training reads them; ``run`` is :func:`run_cases` with its settings filled in."""
     from hybrid.deep.segmentation.training import PreparedCase
 
     content = plan.to_dict()
@@ -264,11 +267,18 @@ def _prepare(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
     results = run(
         function, cases, stage="prepare", settings={"plan": content}, valid=lambda rows: Path(rows[0]["path"]).is_file()
     )
-    rows = _all_read(results, cases)
+    rows = all_read(results, cases)
     return {name: PreparedCase(name, Path(row[0]["path"]), digest(row[0])) for name, row in rows.items()}
 
 
-def _all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
+def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
+    """Rows of all cases.
+
+    Raises
+    ------
+    InputError
+        When a case failed; all of them are named.
+    """
     if len(results.failures):
         first = results.failures.iloc[0]
         names = ", ".join(results.failures["case_id"])
@@ -285,19 +295,49 @@ def _train_fold(
     cases: Cohort, fold: Fold, plan: Any, prepared: Mapping[str, Any], out: Path, settings: Any, resume: bool,
     progress: bool,
 ) -> None:  # fmt: skip
+    training = [prepared[name] for name in fold.training]
+    validation = [prepared[name] for name in fold.validation]
+    patients = [cases[name].patient_id for name in (*fold.training, *fold.validation)]
+    train_and_save(out, plan, training, validation, patients, settings, resume=resume, progress=progress)
+
+
+def train_and_save(
+    out: Path, plan: Any, training: Sequence[Any], validation: Sequence[Any], patients: Sequence[str], settings: Any, *,
+    transfer: Any = None, resume: bool = True, progress: bool = True,
+) -> None:  # fmt: skip
+    """Train one network on prepared cases and write its model folder, unless it is there already.
+
+    Parameters
+    ----------
+    out : Path
+        Model folder.
+    plan : SegmentationPlan
+        Of the network.
+    training, validation : sequence of PreparedCase
+        Cases.
+    patients : sequence of str
+        All patients whose images the network learns from; kept hashed.
+    settings : TrainingSettings
+        Length and optimiser.
+    transfer : Transfer, optional
+        What is borrowed from another cohort.
+    resume, progress : bool
+        See :func:`train_segmenter`.
+    """
     from hybrid.deep.segmentation.segmenter import MODEL_CARD, save_segmenter
     from hybrid.deep.segmentation.training import CHECKPOINT, train_network
 
-    training = [prepared[name] for name in fold.training]
-    validation = [prepared[name] for name in fold.validation]
-    key = digest([plan.to_dict(), asdict(settings), [[c.case_id, c.content] for c in (*training, *validation)]])
+    cases = [[case.case_id, case.content] for case in (*training, *validation)]
+    key = digest([plan.to_dict(), asdict(settings), cases, *([] if transfer is None else [transfer.key])])
     if resume and _finished(out / MODEL_CARD, key):
         logger.info("%s is trained already.", out)
         return
-    trained = train_network(plan, training, validation, out, settings, resume=resume, progress=progress)
-    patients = sorted({hashed_patient(cases[name].patient_id) for name in (*fold.training, *fold.validation)})
+    trained = train_network(
+        plan, training, validation, out, settings, transfer=transfer, resume=resume, progress=progress
+    )
+    hashed = sorted({hashed_patient(patient) for patient in patients})
     card = {
-        "training_key": key, "patients": patients, "settings": asdict(settings), "epochs": trained.epochs,
+        "training_key": key, "patients": hashed, "settings": asdict(settings), "epochs": trained.epochs,
         "best_epoch": trained.best_epoch, "cases": {"training": len(training), "validation": len(validation)},
         "metrics": _metrics(trained.curves, trained.best_epoch), "curves": "curves.csv", "versions": versions(),
     }  # fmt: skip

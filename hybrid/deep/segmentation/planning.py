@@ -25,6 +25,9 @@ ANISOTROPY: Final = 3.0
 """Ratio of the largest to the smaller voxel edges from which a data set counts as anisotropic (nnU-Net)."""
 
 MAX_STAGES: Final = 6
+MIN_STAGES: Final = 3
+"""DynUNet has no fewer."""
+
 POOLS_EVERY_AXIS: Final = ("segresnet",)
 """Networks that cannot spare an axis of thick slices from pooling."""
 
@@ -243,6 +246,9 @@ def make_plan(
     fitting = _patch(size, target, batch, width, memory_gib, every)
     chosen = fitting if patch is None else _triple(patch)
     kernels, strides = stages(chosen, target, every_axis=every)
+    if len(strides) < MIN_STAGES:  # a tiny image is padded to a patch that the network can pool
+        chosen = _triple(np.maximum(chosen, MIN_FEATURE_EDGE * 2 ** (MIN_STAGES - 1)))
+        kernels, strides = stages(chosen, target, every_axis=every)
     divisor = np.prod(np.asarray(strides), axis=0)
     chosen = _triple([math.ceil(n / d) * d for n, d in zip(chosen, divisor, strict=True)])
     plan = SegmentationPlan(

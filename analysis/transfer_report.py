@@ -1,0 +1,192 @@
+"""One self-contained HTML report of a transfer study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from . import transfer as study
+from .figures import Album, Picture, write_bytes
+from .pages import render
+from .transfer import ARMS, contrast_arms, first_sentence, summarise_arms, usual_scores, varied_scores
+from .views import Cell, Row, View
+from .wording import interval, number, p_value, short_path
+
+METRIC_NAMES: Final = {"dice": "Dice", "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)"}
+REFERENCE: Final = "primary_only"
+
+
+class TransferReport:
+    """Which way of borrowing from an auxiliary cohort helps, with intervals.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        See :data:`hybrid.analysis.transfer.SCORE_COLUMNS`, with ``n_training`` and ``weight``.
+    title : str
+        Heading.
+    simulated : bool
+        Said at the top.
+    run_record : mapping, optional
+        Settings and versions.
+    n_boot, seed : int
+        Of all intervals.
+    """
+
+    def __init__(
+        self,
+        scores: pd.DataFrame,
+        *,
+        title: str = "Transfer to a small cohort",
+        simulated: bool = False,
+        run_record: Mapping[str, Any] | None = None,
+        n_boot: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        self.scores, self.title, self.simulated = scores, title, simulated
+        self.record = dict(run_record or {})
+        self._settings: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Mean of every arm, see :func:`~hybrid.analysis.transfer.summarise_arms`."""
+        return summarise_arms(usual_scores(self.scores), **self._settings)
+
+    @cached_property
+    def contrasts(self) -> pd.DataFrame | None:
+        """Differences from the primary cohort alone; None when that arm was not trained."""
+        usual = usual_scores(self.scores)
+        return contrast_arms(usual, reference=REFERENCE, **self._settings) if REFERENCE in set(usual["arm"]) else None
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table behind the report, unrounded, by the name of its file."""
+        tables = {"arms": self.summary}
+        if self.contrasts is not None:
+            tables["contrasts"] = self.contrasts
+        for name, column in (("learning_curve", "n_training"), ("dilution", "weight")):
+            rows = varied_scores(self.scores, column)
+            if len(rows):
+                parts = [
+                    summarise_arms(group, **self._settings).assign(**{column: value})
+                    for value, group in rows.groupby(column)
+                ]
+                tables[name] = pd.concat(parts, ignore_index=True)
+        return tables
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report, ``tables/*.csv`` and ``figures/`` beside it.
+
+        Returns
+        -------
+        Path
+            The same path.
+        """
+        path, tables = Path(path), self.tables()
+        for name, table in tables.items():
+            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        pictures = self._pictures(path.parent / "figures", tables)
+        settings = self.record.get("settings")
+        page = render(
+            "transfer.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
+            arms=[self._arms_view(structure) for structure in self.summary["structure"].unique()],
+            contrasts=self._contrasts_view(), pictures=pictures, methods=self._methods(),
+            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
+            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            files=sorted(tables),
+        )  # fmt: skip
+        return write_bytes(page.encode(), path)
+
+    def sentence(self) -> str:
+        """First sentence of the report."""
+        if self.contrasts is None:
+            return "The arm without any borrowing was not trained, so nothing can be said about its use."
+        return first_sentence(self.contrasts)
+
+    def _arms_view(self, structure: str) -> View:
+        own = self.summary[self.summary["structure"] == structure]
+        metrics = [name for name in METRIC_NAMES if name in set(own["metric"])]
+        rows = []
+        for arm in [name for name in ARMS if name in set(own["arm"])]:
+            cells = [Cell(ARMS[arm])]
+            for metric in metrics:
+                row = own[(own["arm"] == arm) & (own["metric"] == metric)].iloc[0]
+                cells.append(Cell(number(row["mean"]), interval(row["ci_low"], row["ci_high"])))
+            spread = own[(own["arm"] == arm) & (own["metric"] == "dice")]["run_sd"]
+            cells.append(Cell(number(float(spread.iloc[0]), 3) if len(spread) else ""))
+            rows.append(Row(cells))
+        n = int(own["n_patients"].max())
+        columns = ["Arm", *(METRIC_NAMES[name] for name in metrics), "SD of Dice between trainings"]
+        return View(f"{structure}: mean over {n} test patients, 95 % CI", columns, rows)
+
+    def _contrasts_view(self) -> View | None:
+        if self.contrasts is None:
+            return None
+        rows = [
+            Row([
+                Cell(ARMS[row["arm"]]), Cell(str(row["structure"])), Cell(f"{row['difference']:+.3f}",
+                interval(row["ci_low"], row["ci_high"], 3)), Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
+            ])
+            for row in self.contrasts.to_dict("records")
+        ]  # fmt: skip
+        note = (
+            f"Dice of the arm minus Dice of '{ARMS[REFERENCE]}', paired by patient. p: Wilcoxon signed-rank test; "
+            f"Holm's adjustment over the {len(self.contrasts)} comparisons of this table."
+        )
+        columns = ["Arm", "Structure", "Difference of Dice", "p", "p (Holm)"]
+        return View("Does borrowing help?", columns, rows, note=note, n_names=2)
+
+    def _pictures(self, folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Picture]:
+        album, captions = Album(folder), {}
+        album.add("arms", partial(_draw_arms, self.summary), height=3.4, alt="Dice of every arm")
+        captions["arms"] = "Mean Dice of every arm with its 95 % interval over patients."
+        if "learning_curve" in tables:
+            draw = partial(_draw_curve, tables["learning_curve"], "n_training", "Primary training patients")
+            album.add("learning_curve", draw, height=3.4, alt="Dice against number of training patients")
+            captions["learning_curve"] = "Mean Dice against the number of primary training cases."
+        if "dilution" in tables:
+            draw = partial(_draw_curve, tables["dilution"], "weight", "Weight of the auxiliary loss")
+            album.add("dilution", draw, height=3.4, alt="Dice against the weight of the auxiliary loss")
+            captions["dilution"] = "Dilution: mean Dice of joint training against the weight of the auxiliary loss."
+        if "dual_branch" in set(self.summary["arm"]):
+            album.add("wiring", _draw_wiring, height=2.6, alt="Wiring of the dual-branch network")
+            captions["wiring"] = "The FS-Net-style network: closed gates pass the primary branch alone."
+        return album.with_captions(**captions)
+
+    def _methods(self) -> list[tuple[str, str]]:
+        return [
+            (
+                "Comparison",
+                "All arms share the plan, the number of steps, the test patients and the auxiliary network that they "
+                "start from. A patient's value is the mean over trainings; intervals resample patients "
+                f"({self._settings['n_boot']} draws, BCa).",
+            ),
+            (
+                "Arms",
+                "Primary cohort only: from random weights. Auxiliary cohort only: its network as it is. Fine-tuning: "
+                "all layers, or with the encoder frozen for the first half. Joint training: half of every step's "
+                "patches are auxiliary, a second input channel tells the cohorts apart, and classes that a cohort does "
+                "not draw count as its background. Dual branch: see the figure; the auxiliary loss fades to nothing.",
+            ),
+            (
+                "Source",
+                "After the dual-channel FS-Net of Zhu et al. 2022 (doi:10.1007/s11548-022-02587-2), whose wiring is "
+                "not public: ours is in that style, not a copy.",
+            ),
+        ]
+
+
+def _draw_arms(summary: pd.DataFrame, ax: Any) -> None:
+    study.plot_arms(summary, ax=ax)
+
+
+def _draw_curve(table: pd.DataFrame, x: str, label: str, ax: Any) -> None:
+    study.plot_curve(table, x=x, label=label, ax=ax)
+
+
+def _draw_wiring(ax: Any) -> None:
+    study.plot_wiring(ax=ax)

@@ -1,0 +1,146 @@
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from hybrid import Cohort, InputError, LeakageError
+from hybrid.analysis.transfer import ARMS, contrast_arms, first_sentence, summarise_arms
+from hybrid.pipelines import TransferStudy
+from hybrid.pipelines.cli import main
+
+FAST = {"epochs": 1, "pretraining_epochs": 2, "steps": 4, "seeds": 1, "plan": {"width": 8}, "progress": False}
+
+
+def write_cohort(folder, count, *, first=0, label=1, bright=100.0, split=None):
+    """Balls in noise; the auxiliary cohort may use another label and brightness."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(first, first + count):
+        rng = np.random.default_rng(number)
+        centre = rng.uniform(8, 16, 3)
+        inside = sum((axis - c) ** 2 for axis, c in zip(np.ogrid[:24, :24, :24], centre, strict=True)) < 25
+        values = rng.normal(0, 10, inside.shape) + bright * inside
+        for name, array in (("image", values.astype(np.float32)), ("mask", (label * inside).astype(np.uint8))):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"{number}_{name}.nii.gz"))
+        row = {"case_id": f"c{number}", "patient_id": f"p{number}", "image": f"{number}_image.nii.gz",
+               "mask": f"{number}_mask.nii.gz"}  # fmt: skip
+        rows.append(row if split is None else {**row, "split": split(number)})
+    pd.DataFrame(rows).to_csv(folder / "cohort.csv", index=False)
+    return Cohort.from_csv(folder / "cohort.csv")
+
+
+@pytest.fixture
+def primary(tmp_path):
+    return write_cohort(tmp_path / "primary", 6, split=lambda i: "test" if i > 3 else "train")
+
+
+@pytest.fixture
+def auxiliary(tmp_path):
+    return write_cohort(tmp_path / "auxiliary", 5, first=50, bright=60.0)
+
+
+def test_all_arms_from_tables_to_report_and_a_second_run_trains_nothing(primary, auxiliary, tmp_path):
+    study = TransferStudy(primary, auxiliary, tmp_path / "out", sizes=(2,), weights=(0.0,), **FAST)
+    report = study.run()
+    page = report.read_text(encoding="utf-8")
+    assert all(name in page for name in ARMS.values())
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert set(scores["case_id"]) == {"c4", "c5"}
+    assert set(scores["arm"]) == set(ARMS)
+    assert set(scores.loc[scores["arm"] == "fine_tune", "n_training"]) == {2, 4}
+    assert set(scores.loc[scores["arm"] == "joint", "weight"]) == {0.0, 0.5}
+    for name in ("arms", "contrasts", "learning_curve", "dilution"):
+        assert len(pd.read_csv(tmp_path / "out" / "tables" / f"{name}.csv"))
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("model.safetensors")}
+    assert len(stamps) == 1 + 5 + 3 + 1
+    TransferStudy(primary, auxiliary, tmp_path / "out", sizes=(2,), weights=(0.0,), **FAST).run()
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("model.safetensors")}
+    pd.testing.assert_frame_equal(scores, pd.read_csv(tmp_path / "out" / "scores.csv"))
+
+
+def test_every_patient_is_tested_once_per_repeat_and_never_trained_on(auxiliary, tmp_path):
+    primary = write_cohort(tmp_path / "own", 6)
+    study = TransferStudy(primary, auxiliary, tmp_path / "out", arms=("primary_only", "fine_tune"), folds=3, repeats=2)
+    for arm in ("primary_only", "fine_tune"):
+        runs = [run for run in study.runs if run.arm == arm]
+        assert sorted(name for run in runs for name in run.test) == sorted([f"c{i}" for i in range(6)] * 2)
+        assert all(not set(run.test) & set(run.training) for run in runs)
+    rounds = [[(run.training, run.test) for run in study.runs if run.arm == arm] for arm in study.arms]
+    assert rounds[0] == rounds[1]
+
+
+def test_labels_of_the_auxiliary_cohort_are_mapped_or_refused(primary, tmp_path):
+    other = write_cohort(tmp_path / "other", 4, first=80, label=7)
+    with pytest.raises(InputError, match=r"labels \[7\].*no primary label"):
+        TransferStudy(primary, other, tmp_path / "out", arms=("zero_shot",), **FAST).run()
+    TransferStudy(primary, other, tmp_path / "out", arms=("zero_shot",), label_map={7: 1}, **FAST).run()
+    assert set(pd.read_csv(tmp_path / "out" / "scores.csv")["structure"]) == {"label_1"}
+
+
+def test_a_shared_patient_is_found_by_id_and_by_pixels(primary, auxiliary, tmp_path):
+    with pytest.raises(LeakageError, match=r"3 patient.*p0, p1, p2"):
+        TransferStudy(primary, write_cohort(tmp_path / "same", 3), tmp_path / "a", **FAST).run()
+    table = pd.read_csv(tmp_path / "auxiliary" / "cohort.csv")
+    copy = sitk.ReadImage(str(tmp_path / "primary" / "2_image.nii.gz"))
+    copy.SetOrigin((5.0, 5.0, 5.0))
+    sitk.WriteImage(copy, str(tmp_path / "auxiliary" / "50_image.nii.gz"))
+    table.to_csv(tmp_path / "auxiliary" / "cohort.csv", index=False)
+    with pytest.raises(LeakageError, match="c2 and c50 have the same pixels"):
+        TransferStudy(primary, Cohort.from_csv(tmp_path / "auxiliary" / "cohort.csv"), tmp_path / "b", **FAST).run()
+
+
+def test_region_is_located_with_a_coarse_network(primary, auxiliary, tmp_path):
+    TransferStudy(primary, auxiliary, tmp_path / "out", arms=("zero_shot", "primary_only"), locate_mm=2.0, **FAST).run()
+    assert (tmp_path / "out" / "locator" / "model.safetensors").is_file()
+
+
+def test_impossible_studies_are_refused(primary, auxiliary, tmp_path):
+    with pytest.raises(InputError, match="fine_tune"):
+        TransferStudy(primary, auxiliary, tmp_path, arms=("finetune",))
+    with pytest.raises(InputError, match="training set of 9 patients"):
+        TransferStudy(primary, auxiliary, tmp_path, sizes=(9,))
+    with pytest.raises(InputError, match="2 to 5 folds"):
+        TransferStudy(auxiliary, primary, tmp_path, folds=9)
+
+
+def test_the_command_writes_the_report(primary, auxiliary, tmp_path, capsys):
+    code = main([
+        "transfer", str(tmp_path / "primary" / "cohort.csv"), str(tmp_path / "auxiliary" / "cohort.csv"), "--arms",
+        "primary_only", "zero_shot", "--epochs", "1", "--pretraining-epochs", "1", "--steps", "2", "--seeds", "1",
+        "--quiet", "--out", str(tmp_path / "out"),
+    ])  # fmt: skip
+    assert code == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def scores_of(values):
+    """Table of scores: arm to Dice of every patient."""
+    return pd.DataFrame([
+        {"arm": arm, "run": f"seed{k}", "case_id": f"c{i}", "patient_id": f"p{i}", "structure": "tumour",
+         "metric": "dice", "value": value + 0.01 * k}
+        for arm, numbers in values.items() for k in range(2) for i, value in enumerate(numbers)
+    ])  # fmt: skip
+
+
+def test_contrasts_are_paired_by_patient():
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0.3, 0.9, 30)
+    scores = scores_of({"primary_only": own, "fine_tune": own + rng.normal(0.05, 0.01, 30), "joint": own})
+    table = contrast_arms(scores).set_index("arm")
+    assert table.loc["fine_tune", "difference"] == pytest.approx(0.05, abs=0.01)
+    assert table.loc["fine_tune", "ci_low"] > 0.04
+    assert table.loc["fine_tune", "p_holm"] < 1e-4
+    assert table.loc["joint", ["difference", "p", "p_holm"]].tolist() == [0, 1, 1]
+    assert first_sentence(table.reset_index()).startswith(
+        "Borrowing helps: fine-tuning of all layers gains most, +0.05"
+    )
+    summary = summarise_arms(scores).set_index("arm")
+    assert summary.loc["primary_only", "mean"] == pytest.approx(own.mean() + 0.005)
+    assert summary.loc["primary_only", "run_sd"] == pytest.approx(0.01 / np.sqrt(2))
+
+
+def test_no_difference_is_said_plainly():
+    own = np.linspace(0.4, 0.8, 12)
+    noise = np.resize([0.02, -0.02], 12)
+    sentence = first_sentence(contrast_arms(scores_of({"primary_only": own, "fine_tune": own + noise})))
+    assert sentence.startswith("No arm differs")
