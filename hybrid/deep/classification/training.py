@@ -1,0 +1,641 @@
+"""Training of one image classifier on prepared inputs.
+
+The loop is deterministic: order and changes of image ``i`` in epoch ``e`` come from the seed ``(seed, e, i)`` in any
+process, and a run that was interrupted goes on from its last checkpoint. With ``epochs`` it ends with the same bits as
+an undisturbed one (one machine type, the same number of threads, CPU; on a GPU some gradients of pooling differ in the
+last bits). Only the tuning set decides when training stops and which weights are kept; test images never come here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.networks.nets.resnet import ResNet
+from monai.transforms import (
+    Compose,
+    RandAdjustContrast,
+    RandAffine,
+    RandFlip,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandScaleIntensity,
+    RandShiftIntensity,
+)
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from hybrid.deep.fitting import (
+    Schedule,
+    open_fabric,
+    read_checkpoint,
+    reproducible,
+    update_average,
+    write_checkpoint,
+)
+from hybrid.errors import InputError, unknown_name
+from hybrid.provenance import digest
+
+from .networks import ClassifierArchitecture, build_classifier, load_pretrained
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT: Final = "checkpoint.pt"
+CURVES: Final = "curves.csv"
+CURVE_COLUMNS: Final = (
+    "epoch", "train_loss", "tuning_loss", "tuning_accuracy", "tuning_auc", "learning_rate", "seconds",
+)  # fmt: skip
+"""Columns of ``curves.csv``. Losses are weighted by class; ``tuning_auc`` is the mean over classes against the rest,
+NaN unless the tuning set holds every class."""
+
+PRECISIONS: Final = ("auto", "32-true", "bf16-mixed")
+HARDWARE: Final = ("workers", "accelerator", "checkpoint_minutes", "precision")
+"""Settings that an interrupted training may change."""
+
+BALANCED: Final = "balanced"
+DEFAULT_EPOCHS: Final = 60
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the training images (MONAI's transforms), each with probability ``probability``.
+
+    Parameters
+    ----------
+    rotation_degrees : float
+        Largest rotation about any axis.
+    scaling : float
+        Largest relative change of size.
+    shift : float
+        Largest shift, as a share of the edge.
+    mirror : tuple of int
+        Axes that are mirrored (0 is superior in volumes and rows in slices). None by default: left and right differ.
+    noise : float
+        Largest standard deviation of Gaussian noise; the image spans -1 to 1.
+    blur : float
+        Largest standard deviation (voxels) of Gaussian smoothing.
+    brightness, contrast : float
+        Largest shift, and largest relative change, of intensities.
+    gamma : tuple of float
+        Range of the exponent.
+    probability : float
+        Of each change.
+    """
+
+    rotation_degrees: float = 15.0
+    scaling: float = 0.1
+    shift: float = 0.08
+    mirror: tuple[int, ...] = ()
+    noise: float = 0.1
+    blur: float = 0.8
+    brightness: float = 0.1
+    contrast: float = 0.2
+    gamma: tuple[float, float] = (0.7, 1.5)
+    probability: float = 0.3
+
+    def __post_init__(self) -> None:
+        amounts = (
+            self.rotation_degrees,
+            self.scaling,
+            self.shift,
+            self.noise,
+            self.blur,
+            self.brightness,
+            self.contrast,
+        )
+        if min(amounts) < 0 or not 0 <= self.probability <= 1 or not 0 < self.gamma[0] <= self.gamma[1]:
+            raise InputError(
+                f"Amounts of augmentation must not be negative and the probability must lie in [0, 1]; found {self}."
+            )
+
+    def transforms(self, size: Sequence[int]) -> Compose:
+        """MONAI transforms of arrays (channels, *size); seed them with ``set_random_state``."""
+        p, dims = self.probability, len(size)
+        turns = [math.radians(self.rotation_degrees)] * (3 if dims == 3 else 1)
+        moves = [self.shift * n for n in size]
+        blur = (0.0, self.blur)
+        return Compose([
+            RandAffine(
+                prob=p, rotate_range=turns, translate_range=moves, scale_range=[self.scaling] * dims,
+                mode="bilinear", padding_mode="border",
+            ),
+            *(RandFlip(prob=0.5, spatial_axis=axis) for axis in self.mirror),
+            RandGaussianNoise(prob=p, std=self.noise),
+            RandGaussianSmooth(prob=p, sigma_x=blur, sigma_y=blur, sigma_z=blur),
+            RandShiftIntensity(prob=p, offsets=self.brightness),
+            RandScaleIntensity(prob=p, factors=self.contrast),
+            RandAdjustContrast(prob=p, gamma=self.gamma),
+        ])  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``model.json``."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+NO_AUGMENTATION: Final = Augmentation(0, 0, 0, (), 0, 0, 0, 0, (1.0, 1.0), 0)
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """How long and how a classifier is trained.
+
+    Parameters
+    ----------
+    minutes : float, optional
+        Training time; the learning rate follows the time that was spent (an interruption does not count).
+    epochs : int, optional
+        Passes over the training images instead; repeatable. Default without both: :data:`DEFAULT_EPOCHS`.
+    batch : int
+        Images per step, at least 2.
+    learning_rate, weight_decay : float
+        Of AdamW; the rate rises over 3 % of the steps and falls along a cosine.
+    ema : float
+        Decay of the averaged weights that are tuned and kept; 0 keeps the last weights.
+    patience : int
+        Stop when the loss of the tuning set has not fallen for so many epochs, and keep the weights of its lowest
+        value; 0 trains to the end and keeps the last.
+    augmentation : Augmentation
+        Random changes of the training images.
+    seed : int
+        Start weights, order and changes.
+    precision : {"auto", "32-true", "bf16-mixed"}
+        "auto": bfloat16 on a GPU that has it, 32 bits otherwise.
+    workers : int
+        Processes that change the images; 0 does it in this one.
+    accelerator : str
+        "auto", "cpu", "gpu": Lightning Fabric's name.
+    checkpoint_minutes : float
+        How often the state is written.
+    """
+
+    minutes: float | None = None
+    epochs: int | None = None
+    batch: int = 8
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    ema: float = 0.99
+    patience: int = 20
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    seed: int = 0
+    precision: str = "auto"
+    workers: int = 0
+    accelerator: str = "auto"
+    checkpoint_minutes: float = 3.0
+
+    def __post_init__(self) -> None:
+        self.schedule(1)
+        if self.batch < 2 or self.patience < 0 or not 0 <= self.ema < 1:
+            raise InputError(
+                f"Expected batch >= 2, patience >= 0 and 0 <= ema < 1; found {self.batch}, {self.patience}, {self.ema}."
+            )
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
+
+    def schedule(self, steps: int) -> Schedule:
+        """Length and learning rate with so many steps per epoch."""
+        epochs = DEFAULT_EPOCHS if self.minutes is None and self.epochs is None else self.epochs
+        return Schedule(steps, self.learning_rate, epochs, self.minutes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``model.json``."""
+        return {**asdict(self), "augmentation": self.augmentation.to_dict()}
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what a training is recognised by: everything but :data:`HARDWARE`."""
+        return {name: value for name, value in self.to_dict().items() if name not in HARDWARE}
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An input on disk as training reads it (``.npy``, half precision), and its class.
+
+    Parameters
+    ----------
+    image_id : str
+        Named in errors.
+    path : Path
+        Array of shape (channels, ...).
+    target : int
+        Number of the class.
+    content : str
+        Digest of the file that it was made from and of the input settings.
+    """
+
+    image_id: str
+    path: Path
+    target: int
+    content: str = ""
+
+    def load(self) -> np.ndarray:
+        """Array of float32.
+
+        Raises
+        ------
+        InputError
+            When the file is missing or damaged.
+        """
+        try:
+            return np.load(self.path).astype(np.float32)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(
+                f"The prepared image cannot be read: {error}.",
+                advice="Delete the file and run the same command again; training goes on where it stopped.",
+                case_id=self.image_id,
+                path=self.path,
+            ) from error
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """Result of :func:`train_network`.
+
+    Attributes
+    ----------
+    network : monai.networks.nets.ResNet
+        On the CPU, in evaluation mode.
+    curves : DataFrame
+        See :data:`CURVE_COLUMNS`.
+    epochs : int
+        Epochs trained.
+    best_epoch : int
+        Epoch whose weights were kept.
+    """
+
+    network: ResNet
+    curves: pd.DataFrame
+    epochs: int
+    best_epoch: int
+
+
+def class_weights(
+    targets: Sequence[int] | np.ndarray, classes: Sequence[str], wanted: str | Mapping[str, float] | None
+) -> np.ndarray:
+    """Weight of each class in the loss.
+
+    Parameters
+    ----------
+    targets : sequence of int
+        Class number of every training image.
+    classes : sequence of str
+        Names in the order of the numbers.
+    wanted : "balanced", mapping of class to weight, or None
+        Balanced: inversely to how often a class occurs, so that all classes count the same; None: all images do.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_classes,)
+        Scaled so that the mean over the training images is 1.
+
+    Raises
+    ------
+    InputError
+        For a class without training images, a missing or unknown class, or a weight that is not positive.
+    """
+    counts = np.bincount(np.asarray(targets, dtype=np.int64), minlength=len(classes)).astype(np.float64)
+    if (counts == 0).any():
+        raise InputError(f"Class {classes[int(np.argmin(counts))]!r} has no training images.")
+    if wanted is None:
+        weights = np.ones(len(classes))
+    elif isinstance(wanted, str):
+        if wanted != BALANCED:
+            raise unknown_name("class weighting", wanted, (BALANCED,))
+        weights = 1 / counts
+    else:
+        given = {str(name): float(value) for name, value in wanted.items()}
+        for name in given:
+            if name not in classes:
+                raise unknown_name("class", name, classes)
+        if set(given) != set(classes) or min(given.values()) <= 0:
+            raise InputError(f"Every class needs a weight above 0; found {given} for {', '.join(classes)}.")
+        weights = np.array([given[name] for name in classes])
+    return np.asarray(weights * counts.sum() / (weights * counts).sum())
+
+
+def train_network(
+    architecture: ClassifierArchitecture,
+    training: Sequence[PreparedImage],
+    tuning: Sequence[PreparedImage],
+    folder: str | Path,
+    settings: ClassifierSettings | None = None,
+    *,
+    weights: np.ndarray | None = None,
+    constant_channels: int = 0,
+    pretrained: str | Path | None = None,
+    pretrained_sha256: str = "",
+    resume: bool = True,
+    progress: bool = True,
+    stop_after: int | None = None,
+    monitor: Callable[[Mapping[str, Any]], None] | None = None,
+) -> TrainedNetwork:
+    """Train a classifier.
+
+    Parameters
+    ----------
+    architecture : ClassifierArchitecture
+        The network.
+    training, tuning : sequence of PreparedImage
+        The latter may be empty: then nothing stops early and the last weights are kept.
+    folder : path-like
+        Where ``checkpoint.pt`` and ``curves.csv`` are kept.
+    settings : ClassifierSettings, optional
+        Length, optimiser, augmentation, seed, hardware.
+    weights : ndarray of shape (n_classes,), optional
+        See :func:`class_weights`; default: all images count the same.
+    constant_channels : int
+        Channels at the end of each input that are not augmented.
+    pretrained : path-like, optional
+        Weight file of the trunk, see :func:`~hybrid.deep.classification.networks.load_pretrained`.
+    pretrained_sha256 : str
+        Its digest; a checkpoint of other start weights is refused.
+    resume : bool
+        Go on from ``checkpoint.pt`` if it belongs to this network, these images and these settings.
+    progress : bool
+        Show a progress bar.
+    stop_after : int, optional
+        Leave after so many epochs of this call, as an interruption would.
+    monitor : callable, optional
+        Called with each row of the curves.
+
+    Returns
+    -------
+    TrainedNetwork
+        Averaged weights and the curves.
+
+    Raises
+    ------
+    InputError
+        For fewer than two training images, a checkpoint of another training, or too little GPU memory.
+    """
+    settings = settings or ClassifierSettings()
+    if len(training) < 2:
+        raise InputError(f"Training needs at least two images; found {len(training)}.", advice="Add labelled images.")
+    run = _Run(
+        architecture, list(training), list(tuning), Path(folder), settings,
+        np.ones(architecture.classes) if weights is None else weights, constant_channels, pretrained, pretrained_sha256,
+    )  # fmt: skip
+    try:
+        with reproducible():
+            run.start(resume=resume)
+            run.train(progress=progress, stop_after=stop_after, monitor=monitor)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"The GPU's memory does not hold a batch of {settings.batch} images.",
+            advice="Lower settings={'batch': ...}, or the size of the input.",
+        ) from error
+    return run.result()
+
+
+def class_scores(
+    network: nn.Module, images: Sequence[PreparedImage], *, batch: int, classes: int, device: Any = "cpu"
+) -> np.ndarray:
+    """Scores before softmax, float64, shape (images, classes)."""
+    rows = [np.zeros((0, classes), np.float32)]
+    with torch.inference_mode():
+        for start in range(0, len(images), batch):
+            arrays = np.stack([image.load() for image in images[start : start + batch]])
+            rows.append(network(torch.from_numpy(arrays).to(device)).float().cpu().numpy())
+    return np.concatenate(rows).astype(np.float64)
+
+
+def weighted_log_loss(scores: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Cross-entropy of scores (n, classes), the images weighted by their class."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(targets)), targets]
+    return float(np.average(losses, weights=weights[targets]))
+
+
+class _Images(Dataset):
+    """Changed training images by (epoch, number); the same pair gives the same bits in any process."""
+
+    def __init__(self, images: Sequence[PreparedImage], settings: ClassifierSettings, constant_channels: int) -> None:
+        self.images, self.settings, self.constant = list(images), settings, constant_channels
+        self._changes: Compose | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int]:
+        epoch, number = place
+        image = self.images[number]
+        values = image.load()
+        if self.settings.augmentation.probability or self.settings.augmentation.mirror:
+            values = self._changed(values, [self.settings.seed, 2, epoch, number])
+        return torch.from_numpy(values), image.target
+
+    def _changed(self, values: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+        if self._changes is None:
+            self._changes = self.settings.augmentation.transforms(values.shape[1:])
+        self._changes.set_random_state(int(np.random.default_rng(seed).integers(2**31)))
+        end = len(values) - self.constant
+        changed = np.asarray(self._changes(values[:end]), dtype=np.float32)
+        return np.concatenate([changed, values[end:]])
+
+
+class _Batches:
+    """Batches of (epoch, number) in random order; nearly equal in size, never of one image (batch normalisation)."""
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+        self.steps = max(1, min(math.ceil(count / size), count // 2))
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng([self.seed, 1, self.epoch]).permutation(self.count)
+        for part in np.array_split(order, self.steps):
+            yield [(self.epoch, int(number)) for number in part]
+
+
+class _Run:
+    """State of a training: network, averaged weights, optimiser, curves."""
+
+    def __init__(
+        self,
+        architecture: ClassifierArchitecture,
+        training: list[PreparedImage],
+        tuning: list[PreparedImage],
+        folder: Path,
+        settings: ClassifierSettings,
+        weights: np.ndarray,
+        constant_channels: int,
+        pretrained: str | Path | None,
+        pretrained_sha256: str,
+    ) -> None:
+        self.architecture, self.training, self.tuning = architecture, training, tuning
+        self.folder, self.settings, self.weights = folder, settings, weights
+        self.pretrained, self.pretrained_sha256 = pretrained, pretrained_sha256
+        self.targets = np.array([image.target for image in tuning], dtype=np.int64)
+        self.batches = _Batches(len(training), settings.batch, settings.seed)
+        self.schedule = settings.schedule(self.batches.steps)
+        workers = settings.workers
+        self.loader = DataLoader(
+            _Images(training, settings, constant_channels), batch_sampler=self.batches, num_workers=workers,
+            multiprocessing_context="spawn" if workers else None, persistent_workers=workers > 0,
+            generator=torch.Generator(),
+        )  # fmt: skip
+        self.epoch, self.seconds = 0, 0.0
+        self.rows: list[dict[str, Any]] = []
+        self.best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+        self.written = time.monotonic()
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint must share with this run."""
+        images = [[[i.image_id, i.target, i.content] for i in group] for group in (self.training, self.tuning)]
+        start = [self.architecture.to_dict(), self.settings.recipe(), self.pretrained_sha256]
+        return digest([start, images, self.weights.tolist()])
+
+    @property
+    def progress(self) -> float:
+        return self.schedule.progress(self.epoch, self.seconds)
+
+    @property
+    def stops_early(self) -> bool:
+        return self.settings.patience > 0 and bool(self.tuning)
+
+    @property
+    def finished(self) -> bool:
+        stale = self.stops_early and self.best is not None and self.epoch - self.best[1] >= self.settings.patience
+        return stale or self.progress >= 1
+
+    def start(self, *, resume: bool) -> None:
+        """Build the network, or take up the state of an interrupted training."""
+        network = build_classifier(self.architecture, seed=self.settings.seed)
+        path = self.folder / CHECKPOINT
+        goes_on = resume and path.is_file()
+        if self.pretrained is not None and not goes_on:
+            load_pretrained(network, self.pretrained)
+        self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        optimiser = torch.optim.AdamW(
+            network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        self.fabric = open_fabric(self.settings.accelerator, self.settings.precision)
+        self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.averaged.to(self.fabric.device)
+        self.loss = nn.CrossEntropyLoss(torch.tensor(self.weights, dtype=torch.float32, device=self.fabric.device))
+        if goes_on:
+            self._load(path)
+            logger.info("Training goes on after epoch %d (%s).", self.epoch, path)
+
+    def train(
+        self, *, progress: bool, stop_after: int | None, monitor: Callable[[Mapping[str, Any]], None] | None
+    ) -> None:
+        last = None if stop_after is None else self.epoch + stop_after
+        with tqdm(
+            total=100, initial=round(100 * self.progress), desc="training", unit="%", disable=not progress
+        ) as bar:  # fmt: skip
+            while not self.finished and self.epoch != last:
+                row = self.one_epoch()
+                bar.update(round(100 * self.progress) - bar.n)
+                bar.set_postfix(epoch=self.epoch, loss=f"{row['train_loss']:.3f}", tuning=f"{row['tuning_loss']:.3f}")
+                if monitor is not None:
+                    monitor(row)
+        self.save()
+
+    def one_epoch(self) -> dict[str, Any]:
+        begin = time.monotonic()
+        losses, rate = [], 0.0
+        self.batches.epoch = self.epoch
+        for number, (images, targets) in enumerate(self.loader):
+            rate = self.schedule.rate(self.epoch, number, self.seconds)
+            losses.append(self._step(images.to(self.fabric.device), targets.to(self.fabric.device), rate=rate))
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"The training diverged in epoch {self.epoch + 1}: the loss is {losses[-1]}.",
+                    advice="Lower the learning rate: settings={'learning_rate': ...}.",
+                )
+            step = self.epoch * self.batches.steps + number
+            update_average(self.averaged, self.network.module, step=step, decay=self.settings.ema)
+        self.epoch += 1
+        row = {"epoch": self.epoch, "train_loss": float(np.mean(losses)), **self._tuning_figures()}
+        self.seconds += time.monotonic() - begin
+        row |= {"learning_rate": rate, "seconds": self.seconds}
+        self.rows.append(row)
+        self._keep_best(row)
+        if time.monotonic() - self.written > 60 * self.settings.checkpoint_minutes:
+            self.save()
+        return row
+
+    def _step(self, images: torch.Tensor, targets: torch.Tensor, *, rate: float) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        loss = self.loss(self.network(images).float(), targets)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=5.0, error_if_nonfinite=False)
+        self.optimiser.step()
+        return float(loss.detach())
+
+    def _tuning_figures(self) -> dict[str, float]:
+        if not self.tuning:
+            return dict.fromkeys(("tuning_loss", "tuning_accuracy", "tuning_auc"), math.nan)
+        scores = class_scores(
+            self.averaged, self.tuning, batch=self.settings.batch, classes=self.architecture.classes,
+            device=self.fabric.device,
+        )  # fmt: skip
+        return {
+            "tuning_loss": weighted_log_loss(scores, self.targets, self.weights),
+            "tuning_accuracy": float((scores.argmax(axis=1) == self.targets).mean()),
+            "tuning_auc": _mean_auc(scores, self.targets),
+        }
+
+    def _keep_best(self, row: Mapping[str, Any]) -> None:
+        """Keep the averaged weights: the latest, or with early stopping those of the lowest loss of the tuning set."""
+        score = -row["tuning_loss"] if self.stops_early else float(self.epoch)
+        if self.best is None or score > self.best[0]:
+            state = {name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()}
+            self.best = (score, self.epoch, state)
+
+    def save(self) -> None:
+        """Write the checkpoint and the curves."""
+        if self.best is None:
+            return
+        state = {
+            "key": self.key, "epoch": self.epoch, "seconds": self.seconds, "rows": json.dumps(self.rows),
+            "network": self.network.module.state_dict(), "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "best_score": self.best[0], "best_epoch": self.best[1],
+            "best": self.best[2],
+        }  # fmt: skip
+        write_checkpoint(state, self.folder / CHECKPOINT)
+        pd.DataFrame(self.rows, columns=list(CURVE_COLUMNS)).to_csv(self.folder / CURVES, index=False)
+        self.written = time.monotonic()
+
+    def _load(self, path: Path) -> None:
+        state = read_checkpoint(path, self.key)
+        self.epoch, self.seconds, self.rows = state["epoch"], state["seconds"], json.loads(state["rows"])
+        self.network.module.load_state_dict(state["network"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best = (state["best_score"], state["best_epoch"], state["best"])
+
+    def result(self) -> TrainedNetwork:
+        if self.best is None:
+            raise InputError("No epoch was trained.", advice="Give more epochs or minutes.")
+        network = build_classifier(self.architecture, seed=self.settings.seed)
+        network.load_state_dict(self.best[2])
+        curves = pd.DataFrame(self.rows, columns=list(CURVE_COLUMNS))
+        return TrainedNetwork(network.eval(), curves, self.epoch, self.best[1])
+
+
+def _mean_auc(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Mean over classes of the AUC against the rest; NaN unless every class is there."""
+    count = scores.shape[1]
+    if len(np.unique(targets)) < count or not np.isfinite(scores).all():
+        return math.nan
+    shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares = shifted / shifted.sum(axis=1, keepdims=True)
+    return float(np.mean([roc_auc_score(targets == c, shares[:, c]) for c in range(count)]))

@@ -1,0 +1,172 @@
+"""What every training loop of this package shares: schedule, averaged weights, hardware, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from hybrid.errors import InputError
+
+WARM_UP: Final = 0.03
+"""Share of the training in which the learning rate rises."""
+
+_SHORTEST_WARM_UP: Final = 60
+"""Steps of warm-up, at most, of a training by time whose speed is not known yet."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length of a training, by epochs or by time, and the learning rate along it.
+
+    Parameters
+    ----------
+    steps : int
+        Steps per epoch.
+    learning_rate : float
+        Largest rate; it rises along a line over :data:`WARM_UP` and falls along a cosine to 0.
+    epochs : int, optional
+        Number of epochs; repeatable on any machine.
+    minutes : float, optional
+        Training time instead: the rate follows the time that was spent, so that it reaches its end on a busy machine,
+        too. Exactly one of the two is given.
+    """
+
+    steps: int
+    learning_rate: float
+    epochs: int | None = None
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.minutes is None):
+            raise InputError("Give minutes or epochs, not both.")
+        for name in ("steps", "learning_rate", "epochs", "minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"The '{name}' parameter must be positive; found {value}.")
+
+    def progress(self, epoch: int, seconds: float) -> float:
+        """Share of the training that is done, 0 to 1; half an epoch more or less than the time allowed counts as 1."""
+        if self.epochs is not None:
+            return min(1.0, epoch / self.epochs)
+        if not epoch:
+            return 0.0
+        return min(1.0, (seconds + 0.5 * seconds / epoch) / (60 * (self.minutes or 1)))
+
+    def rate(self, epoch: int, number: int, seconds: float) -> float:
+        """Learning rate of step ``number`` of ``epoch`` (both from 0), ``seconds`` spent on the epochs before."""
+        step = epoch * self.steps + number + 1
+        if self.epochs is not None:
+            done = step / (self.epochs * self.steps)
+        else:
+            spent = seconds * (1 + number / max(1, epoch * self.steps))
+            done = max(spent / (60 * (self.minutes or 1)), min(WARM_UP, WARM_UP * step / _SHORTEST_WARM_UP))
+        return self.learning_rate * cosine(done)
+
+
+def cosine(done: float) -> float:
+    """Factor on the learning rate when a share ``done`` of the training is over: up along a line, down a cosine."""
+    if done < WARM_UP:
+        return done / WARM_UP
+    share = min(1.0, (done - WARM_UP) / (1 - WARM_UP))
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+@torch.no_grad()
+def update_average(averaged: nn.Module, network: nn.Module, *, step: int, decay: float) -> None:
+    """Move averaged weights towards those of the network; buffers are copied.
+
+    Parameters
+    ----------
+    averaged, network : torch.nn.Module
+        Of one architecture.
+    step : int
+        Steps before this one; early on the average follows faster, ``min(decay, (1 + step) / (10 + step))``.
+    decay : float
+        0 copies the weights.
+    """
+    now = min(decay, (1 + step) / (10 + step)) if decay else 0.0
+    own = dict(network.named_parameters())
+    for name, value in averaged.named_parameters():
+        value.lerp_(own[name], 1 - now)
+    buffers = dict(network.named_buffers())
+    for name, buffer in averaged.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def open_fabric(accelerator: str = "auto", precision: str = "auto") -> Any:
+    """Lightning Fabric on one device.
+
+    Parameters
+    ----------
+    accelerator : str
+        "auto", "cpu" or "gpu".
+    precision : str
+        Fabric's name; "auto" takes bfloat16 on a GPU that has it and 32 bits anywhere else.
+
+    Returns
+    -------
+    lightning_fabric.Fabric
+        Ready for ``setup``.
+    """
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if precision == "auto":
+        precision = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Choose cuDNN's deterministic kernels; some pooling gradients on a GPU still differ in the last bits."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        yield
+
+
+def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write a training state under a temporary name, then move it into place; tensors and plain data only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".part-{path.name}")
+    torch.save(dict(state), partial)
+    partial.replace(path)
+
+
+def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
+    """Read a training state that :func:`write_checkpoint` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    key : str
+        Digest of what the training depends on, as stored under ``"key"``.
+
+    Raises
+    ------
+    InputError
+        When the file is damaged or belongs to another training.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"The checkpoint cannot be read ({type(error).__name__}).",
+            advice="Delete it, or start again with resume=False.",
+            path=path,
+        ) from error
+    if state.get("key") != key:
+        raise InputError(
+            "The folder holds the checkpoint of another training (other images, network or settings).",
+            advice="Choose another folder, or start again with resume=False.",
+            path=path,
+        )
+    return state
