@@ -20,6 +20,7 @@ from .calibration import (
     plot_calibration_smooth,
     spiegelhalter_test,
 )
+from .checklists import fill_checklist, summarise_checklist, write_checklists
 from .clustered import clustered_auc, clustered_auc_test
 from .compare import Comparison, compare_models
 from .conventions import CONVENTIONS, by_convention
@@ -34,6 +35,7 @@ from .cut_offs import (
 from .describe import describe_cohort, describe_features, format_description
 from .design_checks import check_design
 from .detection import classification_by_size, detection_table, froc, recall_by_diameter
+from .exports import export_report
 from .interop import read_kits_csv, read_nnunet_summary, write_kits_csv, write_nnunet_summary
 from .many_models import (
     bayesian_correlated_t,
@@ -123,6 +125,8 @@ __all__ = [
     "describe_features",
     "detection_table",
     "evaluate_models",
+    "export_report",
+    "fill_checklist",
     "format_description",
     "friedman",
     "froc",
@@ -180,9 +184,11 @@ __all__ = [
     "spiegelhalter_test",
     "stack_raters",
     "summarise_arms",
+    "summarise_checklist",
     "summarise_overlap",
     "univariate_screening",
     "unpaired_delong_test",
+    "write_checklists",
     "write_kits_csv",
     "write_nnunet_summary",
 ]

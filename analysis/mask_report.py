@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -16,6 +17,7 @@ from hybrid.errors import InputError, unknown_name
 from . import mask_plots as plots
 from .conventions import CONVENTIONS
 from .detection import SIZE_EDGES_MM, classification_by_size, detection_table, froc, recall_by_diameter
+from .exports import Section
 from .figures import Album, Picture, write_bytes
 from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
 from .overlap import summarise_overlap as summarise
@@ -191,6 +193,52 @@ class MaskReport:
             write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
         pictures = self._pictures(path.parent / "figures", slices)
         return write_bytes(self._render(tables, pictures).encode(), path)
+
+    def sections(
+        self, figures: Path, tables: Mapping[str, pd.DataFrame], *, slices: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Section]:
+        """Draw the figures and return the parts of the page in order, for other formats than HTML.
+
+        Parameters
+        ----------
+        figures : Path
+            Folder that the figures are drawn into.
+        tables : mapping of str to DataFrame
+            From :meth:`tables`.
+        slices : sequence of mapping
+            See :meth:`save`.
+
+        Returns
+        -------
+        list of Section
+            With the tables and figures of the HTML page.
+        """
+        pictures = self._pictures(Path(figures), slices)
+        named = [dataclasses.replace(self._overlap_view(name), caption=f"Overlap: {name}") for name in self.structures]
+        views: dict[str, list[View | None]] = {
+            "Overlap": [*named, self._baseline_view(tables.get("baselines"))],
+            "Training": [self._gap_view()],
+            "Lesions": [
+                self._detection_view(), self._operating_view(), self._classification_view(tables.get("classification")),
+            ],
+        }  # fmt: skip
+        shown: dict[str, list[str]] = {
+            "Overlap": [name for name in ("overlays", "dice", "volumes") if name in pictures],
+            "Training": [name for name in pictures if name == "gap" or name.startswith("curves")],
+            "Lesions": [name for name in ("recall", "froc") if name in pictures],
+        }
+        simulated = [("Simulated patients:", "a demonstration, not a medical result.")] if self.simulated else []
+        body = [
+            Section(title, (), [view for view in views[title] if view], [pictures[name] for name in shown[title]])
+            for title in views
+        ]
+        versions = ", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items())
+        return [
+            Section("Summary", [*simulated, *self.sentences()]),
+            *(section for section in body if section.views or section.pictures),
+            Section("Methods", [(f"{heading}.", text) for heading, text in self._methods()]),
+            *([Section("Run record", [("Versions:", versions)])] if versions else []),
+        ]
 
     def _volumes(self) -> Any:
         return bland_altman(self.table, structure=self.lesions, split=self.judged_split, **self._settings)

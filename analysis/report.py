@@ -17,6 +17,7 @@ from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_pred
 from . import plots
 from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
 from .describe import describe_cohort, describe_features
+from .exports import Section
 from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
 from .metrics import confusion, evaluate_models
@@ -213,6 +214,50 @@ class Report:
 
     def _advice_for_silent(self) -> str:
         return "Check that the case has an outcome and features."
+
+    def sections(self, figures: Path, tables: Mapping[str, pd.DataFrame]) -> list[Section]:
+        """Draw the figures and return the parts of the page in order, for other formats than HTML.
+
+        Parameters
+        ----------
+        figures : Path
+            Folder that the figures are drawn into.
+        tables : mapping of str to DataFrame
+            From :meth:`tables`.
+
+        Returns
+        -------
+        list of Section
+            With the tables and figures of the HTML page.
+        """
+        cite = Citations()
+        pictures = self._pictures(Path(figures), tables)
+        null = summarise_null(self.null, self.level, self.classifier)
+        notes = () if self.result is None else self.result.notes
+        patients = (
+            self._flow_view(), excluded_view(tables["excluded"]), description_view(tables.get("cohort"), self.outcome),
+            problems_view(self.problems), features_view(tables.get("features_summary")),
+        )  # fmt: skip
+        compared = (comparison_view(self.result), models_view(self.result))
+        ranked = [metrics_view(self.metrics, shown, self.baselines, null) for shown in (RANKING, CALLS)]
+        methods = methods_sections(
+            self.predictions, self.metrics, self.result, self.record, cite, level=self.level,
+            is_table_one=self.cohort is not None,
+        )  # fmt: skip
+        # The page calls its description of the patients Table 1; a document numbers its tables itself.
+        methods = [(heading, text.replace("Table 1", "The table of patients")) for heading, text in methods]
+        return [
+            Section("Summary", first_paragraph(self._setting(), self.result, self.metrics, self.level)),
+            Section(
+                "Result" if compared[0] is None else "Declared comparison", [("", note) for note in notes],
+                [view for view in compared if view], [pictures["roc"], pictures["auc"]],
+            ),
+            Section("All models", (), ranked, [pictures["probabilities"], pictures["calibration"]]),
+            Section("Patients", (), [view for view in patients if view]),
+            Section("Methods", [(f"{heading}.", text) for heading, text in methods]),
+            Section("References", [(f"[{i}]", f"{text}. {url}") for i, text, url in cite.entries()]),
+            Section("Run record", [(f"{label}:", value) for label, value in self._record_rows()]),
+        ]  # fmt: skip
 
     def _drawn_models(self) -> list[tuple[str, str]]:
         """Models of the figures: those compared, else those not meant as yardsticks; eight at most."""

@@ -4,6 +4,12 @@ One case or one table at a time: cases, images, features, classifiers. Whole coh
 statistics and reports are made by :mod:`hybrid.analysis`. Names are loaded on first use (see ``__init__.pyi``).
 """
 
+import os
+
 import lazy_loader
+
+# Threads of OpenMP that wait burn their core by default: with one other busy program, a training step on two cores took
+# six times as long. Counts only before PyTorch is imported; your own setting wins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

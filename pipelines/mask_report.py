@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from hybrid.analysis.exports import export_report
 from hybrid.analysis.mask_report import MaskReport
 from hybrid.cases import Cohort
 from hybrid.errors import HybridError
@@ -65,4 +66,7 @@ def write_mask_report(
         table, lesions=lesions, sizes_mm=sizes_mm, title=title, curves=curves, gap=gap, by_size=by_size,
         classified=classified, baselines=baselines, simulated=simulated, run_record=record,
     )  # fmt: skip
-    return report.save(out / "report.html", slices=overlay_slices(cohort, masks, report.example_cases()))
+    slices = overlay_slices(cohort, masks, report.example_cases())
+    page = report.save(out / "report.html", slices=slices)
+    export_report(report, out, slices=slices)
+    return page

@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime
 import functools
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybrid.analysis import Report, compare_models, evaluate_models
+from hybrid.analysis import Report, compare_models, evaluate_models, export_report, write_checklists
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
 from hybrid.handcrafted import PRESETS, describe_preset, load_settings
@@ -82,7 +83,15 @@ def run_study(
         failures=pd.DataFrame(features.attrs["failures"]), run_record=record, title=config.title,
         simulated=config.simulated, baselines=list(config.baselines),
     )  # fmt: skip
-    return report.save(out / "report.html")
+    return _write_report(report, out, record)
+
+
+def _write_report(report: Report, out: Path, record: Mapping[str, Any]) -> Path:
+    """Write the report as a page, for Word, Excel and LaTeX, and the reporting checklists."""
+    page = report.save(out / "report.html")
+    export_report(report, out)
+    write_checklists(out / "checklists", record, report.tables())
+    return page
 
 
 def _check_images(config: StudyConfig, cohort: Cohort) -> None:
@@ -297,4 +306,4 @@ def validate_study(
         cohort, features, predictions, None, metrics=metrics, failures=pd.DataFrame(features.attrs["failures"]),
         run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
     )  # fmt: skip
-    return report.save(out / "report.html")
+    return _write_report(report, out, record)
