@@ -15,6 +15,7 @@ from hybrid.errors import InputError
 from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_predictions
 
 from . import plots
+from .calibration import calibration_metrics
 from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
 from .describe import describe_cohort, describe_features
 from .exports import Section
@@ -24,14 +25,18 @@ from .metrics import confusion, evaluate_models
 from .pages import render
 from .panel import Panel
 from .references import Citations
+from .usefulness import decision_curve, plot_decision_curve
 from .views import (
     CALLS,
+    DECISION_NOTE,
     RANKING,
     Cell,
     Row,
     View,
+    calibration_view,
     comparison_view,
     description_view,
+    design_view,
     excluded_view,
     features_view,
     metrics_view,
@@ -69,6 +74,8 @@ class Report:
         From ``Cohort.check()``.
     dictionary : DataFrame, optional
         Feature dictionary, for the summary of features.
+    design : DataFrame, optional
+        From :func:`hybrid.analysis.check_design`: what was checked before training.
     run_record : mapping, optional
         What was run: ``settings``, ``versions``, digests. The methods paragraph is written from it.
     title : str
@@ -102,6 +109,7 @@ class Report:
         failures: pd.DataFrame | None = None,
         problems: pd.DataFrame | None = None,
         dictionary: pd.DataFrame | None = None,
+        design: pd.DataFrame | None = None,
         run_record: Mapping[str, Any] | None = None,
         title: str = "Model comparison",
         simulated: bool = False,
@@ -130,7 +138,7 @@ class Report:
         self.result = None if result is None else add_null(result, null, self.classifier)
         self.failures = _filled(failures, FAILURE_COLUMNS)
         self.problems = _filled(problems, PROBLEM_COLUMNS)
-        self.dictionary = dictionary
+        self.dictionary, self.design = dictionary, design
         self.metrics = metrics if metrics is not None else evaluate_models(
             self.predictions, n_bootstrap=self.n_bootstrap, seed=self.seed, split=self.panel.split
         )  # fmt: skip
@@ -176,6 +184,8 @@ class Report:
                 self.predictions, n_bootstrap=self.n_bootstrap, level=self.level, **settings
             ),
             "calibration": plots.calibration_curves(self.predictions, level=self.level, **settings),
+            "calibration_metrics": calibration_metrics(self.predictions, level=self.level, **settings),
+            "decision_curve": decision_curve(self.predictions, level=self.level, **settings),
             "excluded": self.excluded(),
             "problems": self.problems,
         }  # fmt: skip
@@ -183,6 +193,8 @@ class Report:
             tables |= {"comparison": self.result.table, "models": self.result.models}
         if self.cohort is not None:
             tables["cohort"] = describe_cohort(self.cohort)
+        if self.design is not None:
+            tables["design_checks"] = self.design
         if self.features is not None:
             tables["features_summary"] = describe_features(self.features, self.dictionary)
         if self.null is not None and len(self.null):
@@ -236,7 +248,7 @@ class Report:
         notes = () if self.result is None else self.result.notes
         patients = (
             self._flow_view(), excluded_view(tables["excluded"]), description_view(tables.get("cohort"), self.outcome),
-            problems_view(self.problems), features_view(tables.get("features_summary")),
+            design_view(self.design), problems_view(self.problems), features_view(tables.get("features_summary")),
         )  # fmt: skip
         compared = (comparison_view(self.result), models_view(self.result))
         ranked = [metrics_view(self.metrics, shown, self.baselines, null) for shown in (RANKING, CALLS)]
@@ -252,7 +264,11 @@ class Report:
                 "Result" if compared[0] is None else "Declared comparison", [("", note) for note in notes],
                 [view for view in compared if view], [pictures["roc"], pictures["auc"]],
             ),
-            Section("All models", (), ranked, [pictures["probabilities"], pictures["calibration"]]),
+            Section("All models", (), ranked, [pictures["probabilities"]]),
+            Section(
+                "Calibration and usefulness", [("", DECISION_NOTE)], [calibration_view(tables["calibration_metrics"])],
+                [pictures["calibration"], pictures["decision"]],
+            ),
             Section("Patients", (), [view for view in patients if view]),
             Section("Methods", [(f"{heading}.", text) for heading, text in methods]),
             Section("References", [(f"[{i}]", f"{text}. {url}") for i, text, url in cite.entries()]),
@@ -288,6 +304,10 @@ class Report:
             "calibration", lambda ax: plots.draw_calibration(tables["calibration"], ax=ax), height=tall,
             alt=f"Calibration of {names}",
         )  # fmt: skip
+        album.add(
+            "decision", lambda ax: plot_decision_curve(tables["decision_curve"], ax=ax), height=tall,
+            alt=f"Decision curves of {names}",
+        )  # fmt: skip
         band = (
             f"Bands: pointwise {level}, percentiles of {self.n_bootstrap} resamples of patients. "
             if len(drawn) <= plots.MAX_BANDS
@@ -302,6 +322,8 @@ class Report:
             calibration="Calibration: observed fraction with event against mean predicted probability, in bins of "
             f"equally many patients; {level} intervals, percentile bootstrap of patients with fixed bins (exact at 0 "
             "and 1).",
+            decision="Net benefit of acting on the prediction against the risk from which one would act, beside acting "
+            f"on everybody and on nobody; bands: pointwise {level}, percentiles of resamples of patients.",
         )
 
     def _draw_probabilities(self, ax: Axes) -> None:
@@ -333,6 +355,9 @@ class Report:
             flow=self._flow_view(),
             description=description_view(tables.get("cohort"), self.outcome),
             excluded=excluded_view(tables["excluded"]),
+            design=design_view(self.design),
+            calibration=calibration_view(tables["calibration_metrics"]),
+            decision_note=DECISION_NOTE,
             problems=problems_view(self.problems),
             features=features_view(tables.get("features_summary")),
             methods=methods,

@@ -279,3 +279,49 @@ def features_view(summary: pd.DataFrame | None) -> View | None:
     columns = ["Family", *(["Image"] if with_image else []), "Features", "Rows", "Rows without values", "Missing cells",
                "Constant features"]  # fmt: skip
     return View("Features by family", columns, rows, n_names=2 if with_image else 1)
+
+
+DECISION_NOTE: Final = (
+    "Decision curves (Vickers and Elkin 2006, doi:10.1177/0272989X06295361) say whether acting on a model does more "
+    "good than harm at a given threshold risk; they assume calibrated probabilities and say nothing outside thresholds "
+    "that a clinician would use."
+)
+"""How to read decision curves."""
+
+CALIBRATION_NAMES: Final = {
+    "slope": "Slope", "calibration_in_the_large": "In the large", "scaled_brier": "Scaled Brier", "ici": "ICI",
+}  # fmt: skip
+
+
+def calibration_view(metrics: pd.DataFrame) -> View:
+    """Build a table of the main calibration measures from :func:`~hybrid.analysis.calibration_metrics`."""
+    from .plots import model_names
+
+    wide = metrics.set_index(["feature_set", "classifier", "metric"])
+    models = list(dict.fromkeys(zip(metrics["feature_set"], metrics["classifier"], strict=True)))
+    rows = []
+    for model, name in zip(models, model_names(models), strict=True):
+        chosen = [wide.loc[(*model, metric)] for metric in CALIBRATION_NAMES]
+        rows.append(Row([Cell(name), *(Cell(number(r["estimate"]), _below(r["lower"], r["upper"])) for r in chosen)]))
+    smoother = next(iter(metrics.loc[metrics["metric"] == "ici", "smoother"]), "")
+    note = (
+        "Slope: 1 is ideal, below 1 means that the probabilities are too extreme. In the large: 0 is ideal, above 0 "
+        "means that risks are too low on average. Scaled Brier: 1 perfect, 0 no better than the prevalence. ICI: mean "
+        f"distance between predicted and smoothed observed risk ({smoother}); too large in small cohorts. Means over "
+        "repeats."
+    )
+    return View("Calibration", ["Model", *CALIBRATION_NAMES.values()], rows, note)
+
+
+def design_view(design: pd.DataFrame | None) -> View | None:
+    """Build a table of what was checked before training; findings that need attention come first."""
+    if design is None or design.empty:
+        return None
+    order = {"error": 0, "warning": 1, "info": 2}
+    ordered = design.sort_values("level", key=lambda level: level.map(order), kind="stable")
+    rows = [
+        Row([Cell(str(row["level"]).capitalize()), Cell(str(row["finding"])), Cell(str(row["advice"]))],
+            "strong" if row["level"] == "error" else "")
+        for row in ordered.to_dict("records")
+    ]  # fmt: skip
+    return View("Checks before training", ["Level", "Finding", "Advice"], rows, n_names=3)

@@ -15,14 +15,14 @@ from typing import Any
 
 import pandas as pd
 
-from hybrid.analysis import Report, compare_models, evaluate_models, export_report, write_checklists
+from hybrid.analysis import Report, check_design, compare_models, evaluate_models, export_report, write_checklists
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
 from hybrid.handcrafted import PRESETS, describe_preset, load_settings
 from hybrid.provenance import code_version, digest, versions
 
 from .config import StudyConfig, load_cohort
-from .evaluate import cross_validate, permutation_null
+from .evaluate import cross_validate, permutation_null, prepare_table
 from .extract import extract_features, plan_parts
 from .files import write_csv, write_json
 from .models import fit_model, load_model, validate_model
@@ -68,6 +68,8 @@ def run_study(
     problems = cohort.check(progress=progress)
     write_csv(problems, out / "problems.csv")
     features = study_features(config, cohort, out, work)
+    design = study_design(config, cohort, features)
+    write_csv(design, out / "design_checks.csv")
     predictions = study_predictions(config, cohort, features, out, work)
     null = study_null(config, cohort, features, out, work)
     metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
@@ -81,9 +83,25 @@ def run_study(
     report = Report(
         cohort, features, predictions, comparison, metrics=metrics, null=null, problems=problems,
         failures=pd.DataFrame(features.attrs["failures"]), run_record=record, title=config.title,
-        simulated=config.simulated, baselines=list(config.baselines),
+        simulated=config.simulated, baselines=list(config.baselines), design=design,
     )  # fmt: skip
     return _write_report(report, out, record)
+
+
+def study_design(config: StudyConfig, cohort: Cohort, features: pd.DataFrame) -> pd.DataFrame:
+    """Check the table that is going to be evaluated, see :func:`hybrid.analysis.check_design`; warnings are logged."""
+    known = [name for name in config.covariates if name in cohort.to_frame().columns]
+    study = prepare_table(features, cohort, covariates=known, positive=config.positive)
+    columns = [name for name in study.table.columns if name not in study.categorical]
+    rows = pd.Index([f"{case}/{i}" for i, case in enumerate(study.cases)], name="case_id")
+    sites = pd.Series([cohort[case].site or "" for case in study.cases], index=rows, name="site")
+    found = check_design(
+        study.table[columns].set_axis(rows), pd.Series(study.y, index=rows),
+        patients=pd.Series(study.patients, index=rows), batches=sites if sites.nunique() > 1 else None,
+    )  # fmt: skip
+    for row in found[found["level"] != "info"].itertuples():
+        logger.warning("%s %s", row.finding, row.advice)
+    return found
 
 
 def _write_report(report: Report, out: Path, record: Mapping[str, Any]) -> Path:

@@ -445,4 +445,4 @@ def pixel_digest(case: Case, seed: int) -> Rows:
     path = next(iter(case.images.values()))
     image = sitk.Cast(read_image(path, case_id=case.case_id), sitk.sitkFloat32)
     array = np.ascontiguousarray(to_array(sitk.DICOMOrient(image, "LPS")))
-    return [{"pixels": f"{array.shape} {hashlib.sha256(array).hexdigest()}"}]
+    return [{"pixels": f"{array.shape} {hashlib.sha256(array.data).hexdigest()}"}]

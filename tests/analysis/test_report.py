@@ -95,7 +95,7 @@ def test_the_page_is_well_formed_and_needs_no_other_file(saved, page):
 
 
 def test_every_image_is_described_and_every_link_of_the_contents_leads_somewhere(page):
-    assert len(page.images) == 4
+    assert len(page.images) == 5
     assert all(image["alt"] for image in page.images)
     assert page.anchors <= page.ids
 
