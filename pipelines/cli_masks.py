@@ -74,6 +74,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirror-axes", nargs="*", type=int, help="axes that may be mirrored: 0 z, 1 y, 2 x (default: 2)"
     )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="weight file or model folder to start from; it sets the network"
+    )
+    parser.add_argument("--weights-orientation", metavar="AXES", help="axes of the weights' authors, for example RAS")
     parser.add_argument("--patience", type=int, default=0, help="stop after so many epochs without progress (0: never)")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches (default: none)")
     parser.add_argument("--devices", type=int, default=1, help="GPUs (Lightning Fabric)")
@@ -97,6 +101,7 @@ def _train(options: argparse.Namespace) -> int:
         epochs=options.epochs, folds=options.folds, validation_share=options.validation, image=options.image,
         seed=options.seed, plan={name: value for name, value in plan.items() if value is not None},
         settings={"patience": options.patience, "workers": options.workers, "devices": options.devices},
+        weights=options.weights, weights_orientation=options.weights_orientation,
         resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Model: {folder.resolve()}")

@@ -54,6 +54,8 @@ def train_segmenter(
     seed: int = 0,
     plan: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    weights_orientation: str | None = None,
     resume: bool = True,
     n_jobs: int = 1,
     backend: str = "loky",
@@ -69,7 +71,7 @@ def train_segmenter(
     out : path-like
         The model folder to write. An interrupted training goes on where it stopped when the same call is repeated.
     network : str
-        ``"dynunet"``, ``"unet"`` or ``"segresnet"``.
+        ``"dynunet"``, ``"unet"`` or ``"segresnet"``; not used with ``weights``.
     minutes, epochs : optional
         Training time of each network, or its number of epochs.
     folds : int, optional
@@ -85,6 +87,12 @@ def train_segmenter(
         Arguments of :func:`hybrid.deep.segmentation.make_plan` to override, for example ``{"spacing": (3, 3, 3)}``.
     settings : mapping, optional
         Further fields of :class:`hybrid.deep.segmentation.TrainingSettings`.
+    weights : path-like, optional
+        Start from a weight file or model folder, see :mod:`hybrid.deep.segmentation.foreign`. Network, width and stages
+        are those of the file; voxel size and intensities too where its authors fixed them, unless ``plan`` has them.
+        What was filled is written into ``model.json`` under ``start``.
+    weights_orientation : str, optional
+        Where the array axes of the weights' authors pointed, for example ``"RAS"``, if the file's layout does not tell.
     resume : bool
         False starts again.
     n_jobs, backend, progress
@@ -100,12 +108,18 @@ def train_segmenter(
     InputError
         For fewer than two patients, cases without masks, unreadable files (all are named before training starts), or a
         plan that does not fit into the memory.
+    WeightsError
+        For start weights that cannot be read or do not fit.
     """
-    from hybrid.deep.segmentation.planning import describe_plan, make_plan
+    from hybrid.deep.segmentation.foreign import read_checkpoint
+    from hybrid.deep.segmentation.planning import describe_plan
     from hybrid.deep.segmentation.segmenter import save_ensemble
     from hybrid.deep.segmentation.training import TrainingSettings, check_memory
+    from hybrid.deep.segmentation.transfer import Transfer
 
     out = Path(out)
+    checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
+    transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
     chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
     cases = one_image(cohort, image)
     splits = make_folds(cases, folds, validation_share, seed)
@@ -115,8 +129,8 @@ def train_segmenter(
     prints = all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
     rows = [as_fingerprint(prints[case.case_id][0]) for case in cases if case.case_id in trained]
-    options = {**_hardware_defaults(), **(plan or {})}
-    made = make_plan(rows, network=network, **options)
+    made = _make_plan(rows, network, plan or {}, checkpoint)
+    _warn_of_seen(cases, splits, () if checkpoint is None else checkpoint.patients)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
     check_memory(made, chosen)
@@ -125,12 +139,39 @@ def train_segmenter(
     for number, fold in enumerate(splits):
         name = f"fold_{number}" if len(splits) > 1 else ""
         members.append(name)
-        _train_fold(cases, fold, made, prepared, out / name, replace(chosen, seed=seed + number), resume, progress)
+        _train_fold(
+            cases, fold, made, prepared, out / name, replace(chosen, seed=seed + number), transfer, resume, progress
+        )
     if len(splits) > 1:
         save_ensemble(out, members)
     shutil.rmtree(out / PREPARED)
     shutil.rmtree(out / "cache")
     return out
+
+
+def _warn_of_seen(cases: Cohort, splits: Sequence[Fold], seen: Sequence[str]) -> None:
+    """Say when own start weights know patients of the validation: stopping early and its Dice are too hopeful then."""
+    validation = {cases[name].patient_id for fold in splits for name in fold.validation}
+    count = sum(hashed_patient(patient) in seen for patient in validation)
+    if count:
+        logger.warning(
+            "The start weights were trained on %d of the %d validation patients: their Dice is no test.",
+            count, len(validation),
+        )  # fmt: skip
+
+
+def _make_plan(rows: Sequence[Mapping[str, Any]], network: str, wanted: Mapping[str, Any], checkpoint: Any) -> Any:
+    """Plan of the cohort; with start weights the one that they fit into."""
+    from hybrid.deep.segmentation.foreign import KEEPABLE, plan_from_checkpoint
+    from hybrid.deep.segmentation.planning import make_plan
+
+    if checkpoint is None:
+        return make_plan(rows, network=network, **{**_hardware_defaults(), **wanted})
+    options = {**_hardware_defaults(), **wanted, "width": checkpoint.structure.width}
+    if checkpoint.spacing is not None:
+        options.setdefault("spacing", checkpoint.spacing)
+    made = make_plan(rows, network=checkpoint.kind, **options)
+    return plan_from_checkpoint(checkpoint, made, keep=[name for name in KEEPABLE if name in wanted])
 
 
 def _hardware_defaults() -> dict[str, Any]:
@@ -292,13 +333,15 @@ def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
 
 
 def _train_fold(
-    cases: Cohort, fold: Fold, plan: Any, prepared: Mapping[str, Any], out: Path, settings: Any, resume: bool,
-    progress: bool,
+    cases: Cohort, fold: Fold, plan: Any, prepared: Mapping[str, Any], out: Path, settings: Any, transfer: Any,
+    resume: bool, progress: bool,
 ) -> None:  # fmt: skip
     training = [prepared[name] for name in fold.training]
     validation = [prepared[name] for name in fold.validation]
     patients = [cases[name].patient_id for name in (*fold.training, *fold.validation)]
-    train_and_save(out, plan, training, validation, patients, settings, resume=resume, progress=progress)
+    train_and_save(
+        out, plan, training, validation, patients, settings, transfer=transfer, resume=resume, progress=progress
+    )
 
 
 def train_and_save(
@@ -316,7 +359,7 @@ def train_and_save(
     training, validation : sequence of PreparedCase
         Cases.
     patients : sequence of str
-        All patients whose images the network learns from; kept hashed.
+        All patients whose images the network learns from; kept hashed, with those of own start weights.
     settings : TrainingSettings
         Length and optimiser.
     transfer : Transfer, optional
@@ -335,11 +378,13 @@ def train_and_save(
     trained = train_network(
         plan, training, validation, out, settings, transfer=transfer, resume=resume, progress=progress
     )
-    hashed = sorted({hashed_patient(patient) for patient in patients})
+    start = dict(trained.start)
+    hashed = sorted({hashed_patient(patient) for patient in patients} | set(start.pop("patients", [])))
     card = {
         "training_key": key, "patients": hashed, "settings": asdict(settings), "epochs": trained.epochs,
         "best_epoch": trained.best_epoch, "cases": {"training": len(training), "validation": len(validation)},
         "metrics": _metrics(trained.curves, trained.best_epoch), "curves": "curves.csv", "versions": versions(),
+        **({"start": start} if start else {}),
     }  # fmt: skip
     save_segmenter(out, trained.network, plan, card)
     write_csv(trained.curves, out / "curves.csv")

@@ -1,4 +1,23 @@
-"""Segmentation networks by name, built from a plan. All are MONAI's."""
+"""Segmentation networks by name, built from a plan. All are MONAI's, except the U-Net of Models Genesis.
+
+A plan that follows a weight file says in ``architecture`` what its other fields do not:
+
+===================  ==================================================================================================
+entry                networks: meaning
+===================  ==================================================================================================
+``features``         dynunet, unet, genesis_unet: of each stage
+``norm``             all but genesis_unet: batch, group (of 8), instance, instance_plain (nothing learned)
+``heads``            dynunet, segresnet: supervised depths (dynunet: besides the finest)
+``residual, bias``   dynunet: residual blocks; bias of transposed convolutions
+``residual_units``   unet: convolutions of a residual unit, 0 for none
+``up_kernel``        unet: kernel of the transposed convolutions
+``activation``       unet: prelu or relu
+``bias``             unet: bias of convolutions
+``blocks``           segresnet, segresnet_plain: residual blocks of each stage; ``blocks_up`` of the decoder
+``upsample``         segresnet, segresnet_plain: deconv, nontrainable or pixelshuffle
+``resolution``       segresnet: voxel size that decides which axes are pooled first, if not the plan's
+===================  ==================================================================================================
+"""
 
 from __future__ import annotations
 
@@ -7,6 +26,7 @@ from typing import Any, Final
 
 import torch
 from monai.networks.nets.dynunet import DynUNet
+from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.segresnet_ds import SegResNetDS
 from monai.networks.nets.unet import UNet
 from torch import nn
@@ -14,39 +34,75 @@ from torch import nn
 from hybrid.errors import unknown_name
 
 from .branches import DualBranchNetwork, TaggedNetwork
+from .foreign_networks import GenesisUNet
 from .planning import SegmentationPlan
 
 MAX_FEATURES: Final = 320
+BLOCKS: Final = (1, 2, 2, 4, 4, 4)
+"""Residual blocks of SegResNet's stages."""
+
+NORMS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "batch": ("BATCH", {}),
+    "group": ("GROUP", {"num_groups": 8}),
+    "instance": ("INSTANCE", {"affine": True}),
+    "instance_plain": ("INSTANCE", {"affine": False}),
+}
 
 
 def _features(plan: SegmentationPlan) -> list[int]:
-    return [min(plan.width * 2**stage, MAX_FEATURES) for stage in range(len(plan.strides))]
+    default = [min(plan.width * 2**stage, MAX_FEATURES) for stage in range(len(plan.strides))]
+    return list(plan.architecture.get("features", default))
+
+
+def _norm(plan: SegmentationPlan, default: str) -> tuple[str, dict[str, Any]]:
+    name, options = NORMS[plan.architecture.get("norm", default)]
+    return name, dict(options)
 
 
 def _dynunet(plan: SegmentationPlan, in_channels: int = 1) -> DynUNet:
-    heads = max(0, min(3, len(plan.strides) - 2))
+    known = plan.architecture
+    heads = known.get("heads", max(0, min(3, len(plan.strides) - 2)))
     return DynUNet(
         spatial_dims=3, in_channels=in_channels, out_channels=plan.channels, kernel_size=list(plan.kernels),
         strides=list(plan.strides), upsample_kernel_size=list(plan.strides[1:]), filters=_features(plan),
-        norm_name=("INSTANCE", {"affine": True}), deep_supervision=heads > 0, deep_supr_num=max(heads, 1),
+        norm_name=_norm(plan, "instance"), deep_supervision=heads > 0, deep_supr_num=max(heads, 1),
+        res_block=known.get("residual", False), trans_bias=known.get("bias", False),
     )  # fmt: skip
 
 
 def _unet(plan: SegmentationPlan) -> nn.Module:
+    known = plan.architecture
     strides: Any = plan.strides[1:]  # MONAI takes triples, its type hint does not say so
+    kernel = plan.kernels[0] if known else 3
     return UNet(
         spatial_dims=3, in_channels=1, out_channels=plan.channels, channels=_features(plan), strides=strides,
-        kernel_size=3, num_res_units=2, norm=("INSTANCE", {"affine": True}),
+        kernel_size=kernel, up_kernel_size=known.get("up_kernel", 3), num_res_units=known.get("residual_units", 2),
+        act=known.get("activation", "prelu"), norm=_norm(plan, "instance"), bias=known.get("bias", True),
     )  # fmt: skip
 
 
 def _segresnet(plan: SegmentationPlan) -> nn.Module:
-    spacing = tuple(plan.spacing)
-    blocks = (1, 2, 2, 4, 4, 4)[: len(plan.strides)]
+    known = plan.architecture
+    blocks = known.get("blocks", BLOCKS[: len(plan.strides)])
     return SegResNetDS(
         spatial_dims=3, in_channels=1, out_channels=plan.channels, init_filters=plan.width, blocks_down=blocks,
-        norm="instance", dsdepth=max(1, min(3, len(blocks) - 1)), resolution=spacing,
+        blocks_up=known.get("blocks_up"), norm=_norm(plan, "instance"), upsample_mode=known.get("upsample", "deconv"),
+        dsdepth=known.get("heads", max(1, min(3, len(blocks) - 1))),
+        resolution=tuple(known.get("resolution", plan.spacing)),
     )  # fmt: skip
+
+
+def _segresnet_plain(plan: SegmentationPlan) -> nn.Module:
+    known, stages = plan.architecture, len(plan.strides)
+    return SegResNet(
+        spatial_dims=3, in_channels=1, out_channels=plan.channels, init_filters=plan.width,
+        blocks_down=known.get("blocks", BLOCKS[:stages]), blocks_up=known.get("blocks_up", (1,) * (stages - 1)),
+        norm=_norm(plan, "group"), upsample_mode=known.get("upsample", "nontrainable"),
+    )  # fmt: skip
+
+
+def _genesis_unet(plan: SegmentationPlan) -> nn.Module:
+    return GenesisUNet(1, plan.channels, _features(plan), plan.kernels, plan.strides)
 
 
 def _tagged(plan: SegmentationPlan) -> nn.Module:
@@ -61,8 +117,11 @@ SEGMENTERS: Final[dict[str, Callable[[SegmentationPlan], nn.Module]]] = {
     "unet": _unet,
     "dynunet": _dynunet,
     "segresnet": _segresnet,
+    "segresnet_plain": _segresnet_plain,
+    "genesis_unet": _genesis_unet,
 }
-"""Networks by name: MONAI's residual U-Net, DynUNet (nnU-Net's plain U-Net) and SegResNet with deep supervision."""
+"""Networks by name: MONAI's residual U-Net, DynUNet (nnU-Net's plain U-Net), SegResNet with deep supervision, and two
+for start weights: MONAI's SegResNet without it, and the U-Net of Models Genesis and SuPreM."""
 
 TRANSFER_SEGMENTERS: Final[dict[str, Callable[[SegmentationPlan], nn.Module]]] = {
     "dynunet_tagged": _tagged,

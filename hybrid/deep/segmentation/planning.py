@@ -28,7 +28,7 @@ MAX_STAGES: Final = 6
 MIN_STAGES: Final = 3
 """DynUNet has no fewer."""
 
-POOLS_EVERY_AXIS: Final = ("segresnet",)
+POOLS_EVERY_AXIS: Final = ("segresnet", "segresnet_plain")
 """Networks that cannot spare an axis of thick slices from pooling."""
 
 BYTES_PER_VOXEL_AND_FEATURE: Final = 100
@@ -68,7 +68,8 @@ class SegmentationPlan:
     kernels, strides : tuple of tuples
         One triple per stage; the first stride is 1.
     intensity : dict
-        ``low, high, mean, sd`` of the foreground voxels (used by CT).
+        ``low, high, mean, sd`` of the foreground voxels (used by CT). Where low and high are those of a weight file,
+        also ``foreground_mean`` and ``foreground_sd`` of the cohort.
     bias_correction : bool
         N4 before anything else (MR).
     mirror_axes : tuple of int
@@ -79,6 +80,9 @@ class SegmentationPlan:
     crop_margin_mm : float, optional
         Training cases are cropped to their foreground and this margin (the second stage of a cascade); None: whole
         scans.
+    architecture : dict
+        What the fields above do not say of a network that follows a weight file: features, blocks, normalisation (see
+        :mod:`~hybrid.deep.segmentation.networks`). Empty for our own.
     """
 
     network: str
@@ -97,6 +101,7 @@ class SegmentationPlan:
     mirror_axes: tuple[int, ...] = (2,)
     foreground_share: float = 0.5
     crop_margin_mm: float | None = None
+    architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -114,12 +119,23 @@ class SegmentationPlan:
         """Estimated memory of a training step (GiB)."""
         return training_gib(self.patch, self.batch, self.width)
 
+    @property
+    def foreground(self) -> tuple[float, float]:
+        """Mean and standard deviation of the foreground in the values that the network sees.
+
+        0 and 1, except where the plan follows the intensities of a weight file.
+        """
+        known = self.intensity
+        if self.modality != "ct" or "foreground_sd" not in known:
+            return 0.0, 1.0
+        return (known["foreground_mean"] - known["mean"]) / known["sd"], known["foreground_sd"] / known["sd"]
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``model.json``."""
-        return {
-            name: {str(k): v for k, v in value.items()} if isinstance(value, dict) else _listed(value)
-            for name, value in asdict(self).items()
-        }
+        """Plain data for ``model.json``; without ``architecture`` where that is empty."""
+        values = {name: _listed(value) for name, value in asdict(self).items()}
+        if not self.architecture:  # earlier trainings did not write it, and go on only with an equal plan
+            del values["architecture"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SegmentationPlan:
@@ -143,10 +159,14 @@ class SegmentationPlan:
 
 
 def _listed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _listed(item) for name, item in value.items()}
     return [_listed(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _tupled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _tupled(item) for name, item in value.items()}
     return tuple(_tupled(item) for item in value) if isinstance(value, (tuple, list)) else value
 
 
@@ -396,7 +416,15 @@ def describe_plan(plan: SegmentationPlan) -> pd.DataFrame:
         "Patch (z, y, x)": " × ".join(str(n) for n in plan.patch) + " voxels",
         "Patches per step": str(plan.batch),
         "Labels": ", ".join(f"{v} {name}" for v, name in zip(plan.labels, plan.label_names, strict=True)),
-        "Intensities": "foreground statistics of the cohort" if plan.modality == "ct" else "each image by its own",
+        "Intensities": _describe_intensity(plan),
         "Bias correction": "N4" if plan.bias_correction else "none",
     }
     return pd.DataFrame({"setting": list(rows), "value": list(rows.values())})
+
+
+def _describe_intensity(plan: SegmentationPlan) -> str:
+    if plan.modality != "ct":
+        return "each image by its own"
+    if "foreground_sd" not in plan.intensity:
+        return "foreground statistics of the cohort"
+    return f"{plan.intensity['low']:g} to {plan.intensity['high']:g} HU, as for the start weights"

@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,8 +33,9 @@ from hybrid.errors import InputError
 from hybrid.provenance import digest
 
 from .augmentation import random_patch
-from .branches import encoder_parameters, start_from
+from .branches import encoder_parameters
 from .engines import InferenceOptions, make_engine
+from .foreign import load_checkpoint
 from .inference import predict_array
 from .networks import TRANSFER_SEGMENTERS, build_segmenter, outputs
 from .planning import SegmentationPlan
@@ -159,12 +160,16 @@ class TrainedNetwork:
         Epochs trained.
     best_epoch : int
         Epoch whose weights were kept.
+    start : dict
+        What the start weights filled (see :meth:`~hybrid.deep.segmentation.foreign.CheckpointReport.describe`), and the
+        hashed ``patients`` that they were trained on; empty without start weights.
     """
 
     network: nn.Module
     curves: pd.DataFrame
     epochs: int
     best_epoch: int
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 class PatchDataset(Dataset):
@@ -187,13 +192,19 @@ class PatchDataset(Dataset):
         stored = self._case(int(order[position]))
         places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
         seed = [self.settings.seed, self.epoch, index]
-        return random_patch(
+        values, labels = random_patch(
             stored["image"], stored["labels"], places, self.plan, seed, augment=self.settings.augment
         )  # fmt: skip
+        mean, sd = self.plan.foreground
+        return (values if (mean, sd) == (0, 1) else values * sd + mean), labels
 
     def _case(self, number: int) -> Mapping[str, np.ndarray]:
+        """Arrays of a case; the image in standard deviations of the foreground, which augmentation is made for."""
         if number not in self._loaded:
-            self._loaded[number] = self.cases[number].load()
+            stored, (mean, sd) = dict(self.cases[number].load()), self.plan.foreground
+            if (mean, sd) != (0, 1):
+                stored["image"] = ((stored["image"].astype(np.float32) - mean) / sd).astype(np.float16)
+            self._loaded[number] = stored
         return self._loaded[number]
 
 
@@ -242,7 +253,7 @@ def train_network(
     settings : TrainingSettings, optional
         Length, optimiser, seed, hardware.
     transfer : Transfer, optional
-        What is borrowed from another cohort; on one device only.
+        What is borrowed from another cohort; more than start weights on one device only.
     resume : bool
         Go on from ``checkpoint.pt`` if it belongs to this plan, these cases and these settings.
     progress : bool
@@ -262,13 +273,15 @@ def train_network(
     InputError
         For fewer than two training cases, too little memory, or a checkpoint of another training.
     WeightsError
-        When start weights belong to another plan.
+        When start weights cannot be read, or belong to another plan.
     """
     settings = settings or TrainingSettings()
     if len(training) < 2:
         raise InputError(f"Training needs at least two cases; found {len(training)}.", advice="Add cases with masks.")
-    if transfer is not None and settings.devices > 1:
-        raise InputError(f"Transfer runs on one device; found devices={settings.devices}.")
+    if transfer is not None and (transfer.freeze > 0 or transfer.auxiliary) and settings.devices > 1:
+        raise InputError(
+            f"A frozen encoder and auxiliary cases need training on one device; found devices={settings.devices}."
+        )
     check_memory(plan, settings)
     fabric = _fabric(settings, plan)
     train = functools.partial(
@@ -288,7 +301,8 @@ def _trained(plan: SegmentationPlan, folder: Path, settings: TrainingSettings) -
     state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
     network = build_segmenter(plan, seed=settings.seed)
     network.load_state_dict(state["best"])
-    return TrainedNetwork(network.eval(), pd.DataFrame(json.loads(state["rows"])), state["epoch"], state["best_epoch"])
+    curves, start = pd.DataFrame(json.loads(state["rows"])), json.loads(state.get("start", "{}"))
+    return TrainedNetwork(network.eval(), curves, state["epoch"], state["best_epoch"], start)
 
 
 def _train(
@@ -339,8 +353,10 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.fabric = fabric
         network = build_segmenter(plan, seed=settings.seed)
+        self.started: dict[str, Any] = {}
         if transfer.start is not None:
-            start_from(network, transfer.read_start())
+            report = load_checkpoint(network, transfer.read_start())
+            self.started = {**report.describe(), "patients": list(report.patients)}
         self._encoder = encoder_parameters(network) if transfer.freeze > 0 else []
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -514,7 +530,7 @@ class _Run:
             return
         state = {
             "key": self.key, "epoch": self.epoch, "epochs": self.epochs, "seconds": self.seconds,
-            "rows": json.dumps(self.rows), "network": self._plain().state_dict(),
+            "rows": json.dumps(self.rows), "start": json.dumps(self.started), "network": self._plain().state_dict(),
             "averaged": self.averaged.state_dict(), "optimiser": self.optimiser.state_dict(),
             "best_score": self.best[0], "best_epoch": self.best[1], "best": self.best[2],
         }  # fmt: skip

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 
 from hybrid.errors import InputError
 from hybrid.provenance import file_digest
+
+from .foreign import Checkpoint, read_checkpoint, weights_file
 
 if TYPE_CHECKING:
     from .training import PreparedCase
@@ -23,7 +24,8 @@ class Transfer:
     Parameters
     ----------
     start : Path, optional
-        safetensors file of a plain network of the same plan.
+        Weight file or model folder of a network that the plan's network can be filled with, see
+        :mod:`~hybrid.deep.segmentation.foreign`.
     freeze : float
         Share of the training, from its beginning, in which the encoder is not changed.
     auxiliary : tuple of PreparedCase
@@ -34,6 +36,8 @@ class Transfer:
         Weight of the auxiliary loss at the start.
     decays : bool
         Whether that weight falls along a line to 0 at the end.
+    orientation : str, optional
+        Where the array axes of the start weights' authors pointed, for example ``"RAS"``; default: their convention.
     """
 
     start: Path | None = None
@@ -42,6 +46,7 @@ class Transfer:
     annotated: tuple[int, ...] | None = None
     weight: float = 1.0
     decays: bool = False
+    orientation: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.freeze <= 1:
@@ -53,20 +58,31 @@ class Transfer:
     def key(self) -> list[Any]:
         """What a checkpoint must share with a training."""
         cases = [[case.case_id, case.content] for case in self.auxiliary]
-        start = file_digest(self.start) if self.start is not None else None
-        return [start, self.freeze, cases, self.annotated, self.weight, self.decays]
+        start = file_digest(weights_file(self.start)) if self.start is not None else None
+        turned = [] if self.orientation is None else [self.orientation]
+        return [start, self.freeze, cases, self.annotated, self.weight, self.decays, *turned]
 
     def weight_at(self, done: float) -> float:
         """Weight of the auxiliary loss when the share ``done`` of the training is behind."""
         return self.weight * (1 - min(max(done, 0.0), 1.0)) if self.decays else self.weight
 
-    def read_start(self) -> dict[str, torch.Tensor]:
-        """Tensors of the start weights."""
-        if self.start is None or not self.start.is_file():
+    def read_start(self) -> Checkpoint:
+        """Start weights.
+
+        Raises
+        ------
+        InputError
+            When there are none.
+        WeightsError
+            When the file cannot be read, see :func:`~hybrid.deep.segmentation.foreign.read_checkpoint`.
+        """
+        if self.start is None or not weights_file(self.start).is_file():
             raise InputError(
-                "The start weights do not exist.", advice="Train the auxiliary network first.", path=self.start
+                "The start weights do not exist.",
+                advice="Check the path; in a transfer study, train the auxiliary network first.",
+                path=self.start,
             )
-        return dict(load_file(self.start))
+        return read_checkpoint(self.start, orientation=self.orientation)
 
 
 def annotated_only(
