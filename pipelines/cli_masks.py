@@ -55,8 +55,10 @@ def _inference_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cohort", help="cohort table with image and mask; an optional column split")
-    parser.add_argument("--task", choices=("segmentation",), default="segmentation")
+    parser.add_argument("--task", choices=("segmentation", "classification"), default="segmentation")
     _network_arguments(parser)
+    parser.set_defaults(network=None)
+    _classification_arguments(parser)
     parser.add_argument("--folds", type=int, help="train an ensemble, one network per fold of the patients")
     parser.add_argument(
         "--validation", type=float, default=0.15, help="share of patients for validation (default: 0.15)"
@@ -85,7 +87,40 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(verb=_train)
 
 
+def _classification_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("classification (--task classification; networks resnet10, 18, 34, 50)")
+    group.add_argument("--kind", choices=("volume", "slice"), help="default: slice when the table has a column slice")
+    group.add_argument("--ratio", nargs=3, type=float, default=[8, 1, 1], help="train, tuning, test (default: 8 1 1)")
+    group.add_argument(
+        "--split-by", choices=("patient", "image"), default="patient", help="image: only to show the harm"
+    )
+    group.add_argument("--accuracy", type=float, help="abstain where this accuracy is not reached on the tuning set")
+
+
 def _train(options: argparse.Namespace) -> int:
+    return _train_images(options) if options.task == "classification" else _train_masks(options)
+
+
+def _train_images(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from .train_classifier import train_classifier
+
+    kind = options.kind
+    if kind is None:
+        columns = pd.read_csv(options.cohort, nrows=0).columns if str(options.cohort).endswith(".csv") else ()
+        kind = "slice" if "slice" in columns else "volume"
+    folder = train_classifier(
+        options.cohort, options.out, task=kind, network=options.network or "resnet18", ratio=tuple(options.ratio),
+        folds=options.folds, split_by=options.split_by, minutes=options.minutes, epochs=options.epochs,
+        seed=options.seed, weights=options.weights, accuracy=options.accuracy, resume=not options.restart,
+        n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Model: {folder.resolve()}")
+    return 0
+
+
+def _train_masks(options: argparse.Namespace) -> int:
     from .train import train_segmenter
 
     plan: dict[str, Any] = {
@@ -97,7 +132,7 @@ def _train(options: argparse.Namespace) -> int:
         "bias_correction": options.bias_correction or None,
     }  # fmt: skip
     folder = train_segmenter(
-        Cohort.read(options.cohort), options.out, network=options.network, minutes=options.minutes,
+        Cohort.read(options.cohort), options.out, network=options.network or "dynunet", minutes=options.minutes,
         epochs=options.epochs, folds=options.folds, validation_share=options.validation, image=options.image,
         seed=options.seed, plan={name: value for name, value in plan.items() if value is not None},
         settings={"patience": options.patience, "workers": options.workers, "devices": options.devices},

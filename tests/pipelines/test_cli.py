@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import yaml
 
 from hybrid.phantoms import simulate_renal_cohort
@@ -184,3 +186,21 @@ def test_extract_equals_the_baseline_tables_of_pyradiomics(benchmarks, tmp_path)
                 assert features.loc[name, f"rad_{feature}"] == pytest.approx(value, rel=1e-3 if mesh else 1e-11)
                 compared += 1
     assert compared > 250
+
+
+def test_image_classifier_is_trained_by_the_command(tmp_path, capsys):
+    rows = []
+    for number in range(12):
+        values = np.random.default_rng(number).normal(0, 1, (12, 12, 12)).astype(np.float32)
+        values[4:8, 4:8, 4:8] += 5 * (number % 2)
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / f"{number}.nii.gz"))
+        rows.append((f"c{number}", f"p{number}", f"{number}.nii.gz", ("plain", "bright")[number % 2]))
+    pd.DataFrame(rows, columns=["case_id", "patient_id", "image", "label"]).to_csv(tmp_path / "table.csv", index=False)
+    code = main([
+        "train", str(tmp_path / "table.csv"), "--task", "classification", "--network", "resnet10", "--epochs", "1",
+        "--ratio", "2", "1", "1", "--quiet", "--out", str(tmp_path / "model"),
+    ])  # fmt: skip
+    assert code == 0
+    predictions = pd.read_csv(tmp_path / "model" / "predictions.csv")
+    assert set(predictions["y_true"]) == {"plain", "bright"}
+    assert set(predictions["split"]) == {"train", "tuning", "test"}
