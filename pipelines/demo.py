@@ -23,7 +23,7 @@ DEMO_SEED = 7
 DRAWN_PATIENTS = 24
 """Further simulated patients whose masks train the cascade; none of them is evaluated."""
 
-CASCADE_MINUTES = 1.6
+CASCADE_MINUTES = 2.5
 MASKS = ("predicted", "given")
 MASS_LABEL = 2
 
@@ -95,7 +95,7 @@ def _draw_masks(out: Path, seed: int, minutes: float, work: dict) -> Path:
     kinds = kinds.assign(centre_x=0.0, centre_y=0.0, centre_z=0.0)
     cascade = train_cascade(
         _exact(others, folder), out / "cascade", kinds, network="unet", minutes=minutes, members=1,
-        kidney_spacing_mm=5.0, mass_spacing_mm=2.5, seed=seed, **work,
+        kidney_spacing_mm=6.0, mass_spacing_mm=3.0, seed=seed, **work,
     )  # fmt: skip
     cohort = Cohort.from_csv(out / "cohort" / "cohort.csv")
     drawn = segment_cohort(cohort, cascade, out / "predicted", **work)
