@@ -1,0 +1,131 @@
+"""Does a cohort of 20 gain from an auxiliary one (system b)? Run by hand; each part takes up to two hours on two cores.
+
+    export HYBRID_BENCHMARKS=...
+    python tests/benchmarks/transfer_quality.py kits --out run/transfer_kits
+    python tests/benchmarks/transfer_quality.py hippocampus --out run/transfer_hippocampus
+
+Fixed before the first run: styles, cases, budget, seeds. ``kits``: the 300 label maps of kits_masks/kits23/k3,
+painted as CT of 3 mm; the paint does not depend on malignancy, so that only shape, size and place can tell it.
+Primary: 10 benign and 10 malignant patients; test: 70 patients in the primary style (the other 15 benign, 55
+malignant); auxiliary: the other 210, with another phase and noise. ``hippocampus``: 20 primary, 100 auxiliary after a
+shift of intensities and resolution, and the last 30 files as the test set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from hybrid.cases import Cohort
+from hybrid.phantoms import ScanStyle, simulate_painted_cohort
+from hybrid.pipelines import TransferStudy
+
+AUXILIARY_STYLE = ScanStyle("auxiliary3", "nephrographic", 10.0, 1.5, 2.5, 3.0, 3.0)
+PRIMARY_STYLE = ScanStyle("primary3", "portal", 18.0, 0.7, 1.8, 3.0, 3.0)
+DRAW_SEED = 20
+TEST_PATIENTS = 70
+BUDGET = {"epochs": 20, "pretraining_epochs": 60, "steps": 50, "seeds": 3}
+
+
+def data() -> Path:
+    """Folder of the benchmark data."""
+    return Path(os.environ["HYBRID_BENCHMARKS"])
+
+
+def draw_kits() -> tuple[list[str], list[str], list[str]]:
+    """Primary, test and auxiliary cases, drawn once for all runs."""
+    table = pd.read_csv(data() / "kits_masks" / "kits23_cases_000-299.csv")
+    rng = np.random.default_rng(DRAW_SEED)
+    malignant = table["malignant"].astype(str).str.lower() == "true"
+    benign, rest = (list(rng.permutation(table.loc[mask, "case"])) for mask in (~malignant, malignant))
+    primary = benign[:10] + rest[:10]
+    test = benign[10:] + rest[10 : 10 + TEST_PATIENTS - len(benign[10:])]
+    return primary, test, [case for case in table["case"] if case not in {*primary, *test}]
+
+
+def kits(out: Path, jobs: int) -> TransferStudy:
+    """Paint both cohorts and set up the study."""
+    folder = data() / "kits_masks" / "kits23" / "k3"
+    primary, test, auxiliary = draw_kits()
+    own = [folder / f"{case}.nii.gz" for case in (*primary, *test)]
+    simulate_painted_cohort(out / "primary", own, style=PRIMARY_STYLE, seed=31, progress=True)
+    simulate_painted_cohort(
+        out / "auxiliary",
+        [folder / f"{case}.nii.gz" for case in auxiliary],
+        style=AUXILIARY_STYLE,
+        seed=32,
+        progress=True,
+    )
+    table = pd.read_csv(out / "primary" / "cohort.csv", dtype=str)
+    table["split"] = ["train" if case in primary else "test" for case in table["case_id"]]
+    table.to_csv(out / "primary" / "split.csv", index=False)
+    return TransferStudy(
+        Cohort.from_csv(out / "primary" / "split.csv"), Cohort.from_csv(out / "auxiliary" / "cohort.csv"),
+        out / "study",
+        labels={"kidney": 1, "tumour": 2, "cyst": 3}, structures={"kidney": [1, 2, 3], "tumour": [2]}, locate_mm=6.0,
+        title="Renal tumours: 20 own and 210 auxiliary patients", simulated=True, n_jobs=jobs, progress=False, **BUDGET,
+    )  # fmt: skip
+
+
+def hippocampus(out: Path, jobs: int) -> TransferStudy:
+    """Shift the auxiliary images and set up the study."""
+    folder = data() / "hippocampus"
+    names = sorted(file.name for file in (folder / "images").iterdir())
+    order = np.random.default_rng(DRAW_SEED).permutation(names[:-30])
+    rows = {"primary": [], "auxiliary": []}
+    for name in (*order[:20], *names[-30:]):
+        split = "test" if name in names[-30:] else "train"
+        rows["primary"].append((name, folder / "images" / name, folder / "labels" / name, split))
+    for name in order[20:]:
+        path = out / "auxiliary" / name
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(shifted(sitk.ReadImage(str(folder / "images" / name), sitk.sitkFloat32)), str(path))
+        rows["auxiliary"].append((name, path, folder / "labels" / name, ""))
+    cohorts = {}
+    for kind, found in rows.items():
+        table = pd.DataFrame(found, columns=["case_id", "image", "mask", "split"])
+        table["case_id"] = table["case_id"].str.removesuffix(".nii.gz")
+        table.insert(1, "patient_id", table["case_id"])
+        table.to_csv(out / f"{kind}.csv", index=False)
+        cohorts[kind] = Cohort.from_csv(out / f"{kind}.csv")
+    return TransferStudy(
+        cohorts["primary"], cohorts["auxiliary"], out / "study", labels={"anterior": 1, "posterior": 2},
+        title="Hippocampus: 20 own and 100 shifted auxiliary patients", n_jobs=jobs, progress=False, **BUDGET,
+    )  # fmt: skip
+
+
+def shifted(image: sitk.Image) -> sitk.Image:
+    """Another scanner: contrast bent (gamma 0.6 over the 99th percentile), blur of 0.8 mm, slices of 2 mm."""
+    values = sitk.GetArrayFromImage(image)
+    top = float(np.percentile(values, 99))
+    bent = sitk.GetImageFromArray((top * np.clip(values / top, 0, None) ** 0.6).astype(np.float32))
+    bent.CopyInformation(image)
+    smooth = sitk.DiscreteGaussian(bent, 0.64)
+    size = [image.GetSize()[0], image.GetSize()[1], max(1, image.GetSize()[2] // 2)]
+    spacing = [*image.GetSpacing()[:2], 2 * image.GetSpacing()[2]]
+    thick = sitk.Resample(
+        smooth, size, sitk.Transform(), sitk.sitkLinear, image.GetOrigin(), spacing, image.GetDirection(), 0.0
+    )
+    return sitk.Resample(thick, image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("kits", "hippocampus"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    study = {"kits": kits, "hippocampus": hippocampus}[options.part](options.out, options.jobs)
+    report = study.run()
+    for name in ("arms", "contrasts"):
+        print(pd.read_csv(report.parent / "tables" / f"{name}.csv").to_string())
+
+
+if __name__ == "__main__":
+    main()
