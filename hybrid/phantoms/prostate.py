@@ -1,4 +1,4 @@
-"""A simulated cohort of multiparametric prostate MRI: which sequence is a series, when its header cannot be trusted?
+"""A simulated cohort of multiparametric prostate MRI: which sequence is a series, when its header cannot be trusted.
 
 Each patient has five series, written as separate volumes: T2 without and with fat saturation, diffusion-weighted images
 at a low and a high b-value, and the apparent diffusion coefficient (ADC) computed from those two. One pelvis is painted
@@ -190,9 +190,7 @@ class _Grid:
     def axes(self) -> list[np.ndarray]:
         """Positions (mm) of half slices, rows and columns."""
         shape, spacing = (2 * self.shape[0], *self.shape[1:]), (self.spacing[0] / 2, *self.spacing[1:])
-        return [
-            (np.arange(n) - (n - 1) / 2) * step + c for n, step, c in zip(shape, spacing, self.centre, strict=True)
-        ]
+        return [(np.arange(n) - (n - 1) / 2) * step + c for n, step, c in zip(shape, spacing, self.centre, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -408,7 +406,9 @@ def _checked_centres(centres: Sequence[str] | None) -> list[str]:
     if centres is None:
         return list(PROSTATE_SITES)
     if isinstance(centres, str) or not len(centres):
-        raise InputError(f"Expected a list of centres; found {centres!r}.", advice=f"Valid: {', '.join(PROSTATE_SITES)}.")
+        raise InputError(
+            f"Expected a list of centres; found {centres!r}.", advice=f"Valid: {', '.join(PROSTATE_SITES)}."
+        )
     for name in centres:
         if name not in PROSTATE_SITES:
             raise unknown_name("centre", name, PROSTATE_SITES)
@@ -550,8 +550,8 @@ def _prostate(pelvis: _Pelvis) -> None:
     pelvis.ball((-6, 1, 0), (9, 2.2, 2.5), "vesicle", edge_mm=1.5)
     for _ in range(int(rng.choice([0, 1, 2], p=[0.4, 0.45, 0.15]))):
         angle = rng.uniform(0.1, np.pi - 0.1)
-        place = (rng.uniform(-10, 8), 0.72 * radii[1] * np.sin(angle) / s, 0.76 * radii[2] * np.cos(angle) / s)
-        pelvis.ball(place, rng.uniform(3.5, 8.5, 3), "tumour", waves_mm=0.8, edge_mm=3.0)
+        spot = (rng.uniform(-10, 8), 0.72 * radii[1] * np.sin(angle) / s, 0.76 * radii[2] * np.cos(angle) / s)
+        pelvis.ball(spot, rng.uniform(3.5, 8.5, 3), "tumour", waves_mm=0.8, edge_mm=3.0)
 
 
 def _nodule(pelvis: _Pelvis, middle: Triple, inner: np.ndarray) -> None:
@@ -571,18 +571,15 @@ def _tilted(pelvis: _Pelvis, centre: Triple, radii: Triple, slope: float) -> np.
     return min(radii) * (1 - np.sqrt((z / rz) ** 2 + ((pelvis.y - cy) / ry) ** 2 + (x / rx) ** 2))
 
 
-
 def _draw_grid(site: ProstateSite, rng: np.random.Generator) -> _Grid:
     """Draw the stored grid of a series: the same choice for every sequence, as scanners interpolate."""
     step = float(np.round(rng.uniform(*site.field_of_view_mm) / site.matrix, 3))
     thickness = float(rng.choice(site.thickness_mm))
-    centre = tuple(float(value) for value in rng.normal(0, (3, 3, 2)))
-    return _Grid((site.slices, site.matrix, site.matrix), (thickness, step, step), centre)
+    z, y, x = rng.normal(0, (3, 3, 2)).tolist()
+    return _Grid((site.slices, site.matrix, site.matrix), (thickness, step, step), (z, y, x))
 
 
-def _sample(
-    pelvis: _Pelvis, values: np.ndarray, grid: _Grid, shift_mm: tuple[float | np.ndarray, float]
-) -> np.ndarray:
+def _sample(pelvis: _Pelvis, values: np.ndarray, grid: _Grid, shift_mm: tuple[float | np.ndarray, float]) -> np.ndarray:
     """Values of the canvas on a grid's slices; what lies ``shift_mm`` (y, x) before a voxel is seen in it."""
     z, y, x = np.meshgrid(*grid.axes(), indexing="ij", sparse=True)
     points = np.empty((3, 2 * grid.shape[0], *grid.shape[1:]), np.float32)
@@ -699,5 +696,6 @@ def _store(values: np.ndarray, grid: _Grid, rng: np.random.Generator) -> sitk.Im
     stored = np.clip(np.round(gain * values + offset), 0, 32767).astype(np.int16)
     reference = sitk.Image([int(n) for n in reversed(grid.shape)], sitk.sitkInt16)
     reference.SetSpacing(grid.spacing[::-1])
-    reference.SetOrigin([c - (n - 1) / 2 * step for c, n, step in zip(grid.centre, grid.shape, grid.spacing, strict=True)][::-1])
+    corners = [c - (n - 1) / 2 * step for c, n, step in zip(grid.centre, grid.shape, grid.spacing, strict=True)]
+    reference.SetOrigin(corners[::-1])
     return from_array(stored, reference)
