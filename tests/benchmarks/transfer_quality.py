@@ -29,7 +29,7 @@ AUXILIARY_STYLE = ScanStyle("auxiliary3", "nephrographic", 10.0, 1.5, 2.5, 3.0, 
 PRIMARY_STYLE = ScanStyle("primary3", "portal", 18.0, 0.7, 1.8, 3.0, 3.0)
 DRAW_SEED = 20
 TEST_PATIENTS = 70
-BUDGET = {"epochs": 20, "pretraining_epochs": 60, "steps": 50, "seeds": 3}
+BUDGET = {"epochs": 12, "pretraining_epochs": 60, "steps": 50, "seeds": 3}
 
 
 def data() -> Path:
