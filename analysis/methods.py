@@ -30,6 +30,118 @@ CLASSIFIER_NAMES: Final = {
 """Classifier names in words; others are shown as they are."""
 
 
+SELECTOR_NAMES: Final = {
+    "top": "those whose own AUC lies furthest from 0.5",
+    "constant": "all that vary",
+    "variance": "those that vary most, by their variance after scaling to the unit range",
+    "correlation": "the one that separates the classes best of each group that correlates",
+    "correlation_clusters": "the most typical feature of each cluster of correlated ones",
+    "mrmr_mid": "minimum redundancy, maximum relevance (MID; Peng et al. 2005, doi:10.1109/TPAMI.2005.159)",
+    "mrmr_miq": "minimum redundancy, maximum relevance (MIQ; Peng et al. 2005, doi:10.1109/TPAMI.2005.159)",
+    "mrmr_fcd": "minimum redundancy, maximum relevance (FCD; Ding and Peng 2005, doi:10.1142/S0219720005001004)",
+    "mrmr_fcq": "minimum redundancy, maximum relevance (FCQ; Ding and Peng 2005, doi:10.1142/S0219720005001004)",
+    "lasso": "the lasso (Tibshirani 1996, doi:10.1111/j.2517-6161.1996.tb02080.x)",
+    "logistic_lasso": "an L1-penalised logistic model (Tibshirani 1996, doi:10.1111/j.2517-6161.1996.tb02080.x)",
+    "boruta": "Boruta (Kursa and Rudnicki 2010, doi:10.18637/jss.v036.i11)",
+    "rfe": "recursive feature elimination (Guyon et al. 2002, doi:10.1023/A:1012487302797)",
+    "relieff": "ReliefF (Robnik-Sikonja and Kononenko 2003, doi:10.1023/A:1025667309714)",
+}
+"""Selectors in words, with their source; others are shown by their name."""
+
+UNSEEN_RULES: Final = {
+    "unadjusted": "patients of a batch with fewer training patients were left unadjusted",
+    "error": "a batch with fewer training patients was refused",
+}
+"""What happened to batches that could not be adjusted."""
+
+
+def selection_text(selection: Mapping[str, Any]) -> str:
+    """Say how features were chosen, from the facts on the selection in the run record."""
+    name = str(selection["selector"])
+    correlation = f"an absolute correlation above {selection['max_correlation']:g}"
+    limit = f" (at most {selection['max_features']} of a block)" if selection.get("max_features") else ""
+    steps = ["constant features were dropped"]
+    if selection.get("is_filtered_before", True):
+        steps.append(f"of features with {correlation} the one that separates the classes best was kept")
+    grouped = "" if selection.get("is_filtered_before", True) else f", clusters having {correlation}"
+    return (
+        f"{'; '.join(steps)}; then features were chosen by this rule{limit}: {SELECTOR_NAMES.get(name, name)}{grouped}"
+    )
+
+
+def harmonisation_text(facts: Mapping[str, Any]) -> str:
+    """Say what was harmonised and which patients were not, from the facts in the run record."""
+    text = (
+        f"Image features were harmonised between the values of {facts['batch']} by ComBat (Johnson et al. 2007, "
+        "doi:10.1093/biostatistics/kxj037), fitted in training patients only, without the outcome and "
+        f"without covariates, on batches with {facts['smallest_batch']} or more training rows (a feature that stands "
+        "alone, such as a volume, is not harmonised, nor a training set in which each batch has one outcome); "
+        f"{UNSEEN_RULES.get(str(facts['unseen_batch']), facts['unseen_batch'])}"
+    )
+    never, at_times = facts.get("n_cases_never_adjusted"), facts.get("n_cases_at_times_unadjusted")
+    if never is None:
+        return f"{text}."
+    return f"{text} (cases never adjusted: {never}; unadjusted in some folds or models: {at_times})."
+
+
+WEIGHTS_TEXT: Final = (
+    "In training, classes were weighted inversely to their size. Such weights move the probabilities towards the rarer "
+    "class (van den Goorbergh et al. 2022, doi:10.1093/jamia/ocac093)"
+)
+"""What weighting classes does."""
+
+
+def weights_text(calibration: Any) -> str:
+    """Say that classes were weighted, and whether the probabilities were put right afterwards."""
+    after = "they were recalibrated afterwards" if calibration else "they were not recalibrated"
+    return f"{WEIGHTS_TEXT}; {after}."
+
+
+def _preprocessing(settings: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    facts = record.get("in_fold")
+    if not facts:
+        return ""
+    selection = selection_text(facts["selection"])
+    parts = [
+        f"In training patients only: missing feature values were replaced by the {facts['imputation']}; "
+        f"features were scaled by {facts['scaling']}; {selection}."
+    ]
+    if facts.get("harmonisation"):
+        parts.insert(0, harmonisation_text(facts["harmonisation"]))
+    if facts.get("imbalance"):
+        parts.append(weights_text(settings.get("calibration")))
+    return " ".join(parts)
+
+
+def further_tests_text(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Say which tests stand beside the declared comparison, from the tables of the report that are there."""
+    parts = []
+    if (agreement := tables.get("agreement")) is not None and len(agreement):
+        parts.append(
+            f"calls at the cut-offs of {_pairs(len(agreement))} of models were compared by McNemar's test "
+            "(doi:10.1186/1471-2288-13-91) and Cohen's kappa, Holm over the pairs"
+        )
+    if (family := tables.get("model_family")) is not None and len(family):
+        parts.append(
+            f"every declared pair with every classifier, one family of {len(family)} tests (Holm), by the corrected "
+            "resampled t-test over test folds (doi:10.1023/A:1024068626366) and its Bayesian form (Benavoli et al. "
+            "2017, J Mach Learn Res 18(77))"
+        )
+    if (ranks := tables.get("model_ranks")) is not None and len(ranks):
+        parts.append(
+            f"{len(ranks)} models were ranked over patients by squared error: Friedman's test "
+            "(doi:10.1080/03610928008827904) and Nemenyi's (Demsar 2006, J Mach Learn Res 7:1)"
+        )
+    if (moved := tables.get("reclassification")) is not None and len(moved):
+        parts.append("NRI and IDI of the declared pairs (doi:10.1002/sim.4085), to be read with caution")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pair" if count == 1 else f"{count} pairs"
+
+
 def methods_sections(
     predictions: pd.DataFrame,
     metrics: pd.DataFrame,
@@ -39,6 +151,7 @@ def methods_sections(
     *,
     level: float,
     is_table_one: bool,
+    tables: Mapping[str, pd.DataFrame] | None = None,
 ) -> list[tuple[str, str]]:
     """Write the methods, one heading and paragraph per step that was run.
 
@@ -58,6 +171,8 @@ def methods_sections(
         Confidence level.
     is_table_one : bool
         Whether the report describes a cohort.
+    tables : mapping of str to DataFrame, optional
+        Tables of the report: further tests are described where their tables are there.
 
     Returns
     -------
@@ -67,10 +182,12 @@ def methods_sections(
     settings = record.get("settings") or {}
     sections = [
         ("Features", _features(settings, record, cite)),
+        ("Preprocessing", _preprocessing(settings, record)),
         ("Models", _models(predictions, settings, cite)),
         ("Validation", _validation(predictions, settings, cite)),
         ("Performance", _performance(metrics, level, cite)),
         ("Comparison", _comparison(comparison, settings, cite)),
+        ("Further tests", further_tests_text(tables or {})),
         ("Description", _description(cite) if is_table_one else ""),
     ]
     return [(heading, text) for heading, text in sections if text]

@@ -25,6 +25,7 @@ from .metrics import confusion, evaluate_models
 from .pages import render
 from .panel import Panel
 from .references import Citations
+from .report_parts import RANK_CAPTION, part_tables, rank_figure, report_parts, validation_tables
 from .usefulness import decision_curve, plot_decision_curve
 from .views import (
     CALLS,
@@ -76,6 +77,9 @@ class Report:
         Feature dictionary, for the summary of features.
     design : DataFrame, optional
         From :func:`hybrid.analysis.check_design`: what was checked before training.
+    internal : DataFrame, optional
+        From :func:`hybrid.analysis.validation.measure_validation`: the internal performance of a frozen model whose
+        external predictions are reported.
     run_record : mapping, optional
         What was run: ``settings``, ``versions``, digests. The methods paragraph is written from it.
     title : str
@@ -110,6 +114,7 @@ class Report:
         problems: pd.DataFrame | None = None,
         dictionary: pd.DataFrame | None = None,
         design: pd.DataFrame | None = None,
+        internal: pd.DataFrame | None = None,
         run_record: Mapping[str, Any] | None = None,
         title: str = "Model comparison",
         simulated: bool = False,
@@ -138,7 +143,8 @@ class Report:
         self.result = None if result is None else add_null(result, null, self.classifier)
         self.failures = _filled(failures, FAILURE_COLUMNS)
         self.problems = _filled(problems, PROBLEM_COLUMNS)
-        self.dictionary, self.design = dictionary, design
+        self.dictionary, self.design, self.internal = dictionary, design, internal
+        self._tables: dict[str, pd.DataFrame] = {}
         self.metrics = metrics if metrics is not None else evaluate_models(
             self.predictions, n_bootstrap=self.n_bootstrap, seed=self.seed, split=self.panel.split
         )  # fmt: skip
@@ -174,7 +180,12 @@ class Report:
         return write_bytes(self._render(tables, pictures).encode(), path)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table behind the report, unrounded, by the name of its file."""
+        """Every table behind the report, unrounded, by the name of its file; computed once."""
+        if not self._tables:
+            self._tables = self._compute()
+        return dict(self._tables)
+
+    def _compute(self) -> dict[str, pd.DataFrame]:
         drawn = self._drawn_models()
         settings: dict[str, Any] = {"models": drawn, "seed": self.seed, "split": self.panel.split}
         tables = {
@@ -199,7 +210,14 @@ class Report:
             tables["features_summary"] = describe_features(self.features, self.dictionary)
         if self.null is not None and len(self.null):
             tables["permutation_null"] = self.null
-        return tables
+        return (
+            tables
+            | validation_tables(self.internal, self.metrics, tables["calibration_metrics"])
+            | part_tables(
+                self.predictions, self.panel, self.result, baselines=self.baselines, n_bootstrap=self.n_bootstrap,
+                seed=self.seed, level=self.level,
+            )
+        )  # fmt: skip
 
     def excluded(self) -> pd.DataFrame:
         """Cases that failed somewhere or were not evaluated.
@@ -254,7 +272,7 @@ class Report:
         ranked = [metrics_view(self.metrics, shown, self.baselines, null) for shown in (RANKING, CALLS)]
         methods = methods_sections(
             self.predictions, self.metrics, self.result, self.record, cite, level=self.level,
-            is_table_one=self.cohort is not None,
+            is_table_one=self.cohort is not None, tables=tables,
         )  # fmt: skip
         # The page calls its description of the patients Table 1; a document numbers its tables itself.
         methods = [(heading, text.replace("Table 1", "The table of patients")) for heading, text in methods]
@@ -269,6 +287,7 @@ class Report:
                 "Calibration and usefulness", [("", DECISION_NOTE)], [calibration_view(tables["calibration_metrics"])],
                 [pictures["calibration"], pictures["decision"]],
             ),
+            *(part.section for part in report_parts(tables, pictures, self.level)),
             Section("Patients", (), [view for view in patients if view]),
             Section("Methods", [(f"{heading}.", text) for heading, text in methods]),
             Section("References", [(f"[{i}]", f"{text}. {url}") for i, text, url in cite.entries()]),
@@ -308,6 +327,10 @@ class Report:
             "decision", lambda ax: plot_decision_curve(tables["decision_curve"], ax=ax), height=tall,
             alt=f"Decision curves of {names}",
         )  # fmt: skip
+        captions = {}
+        if (ranks := rank_figure(tables)) is not None:
+            album.add("ranks", ranks[0], height=ranks[1], alt="Mean ranks of the models with the critical difference")
+            captions["ranks"] = RANK_CAPTION
         band = (
             f"Bands: pointwise {level}, percentiles of {self.n_bootstrap} resamples of patients. "
             if len(drawn) <= plots.MAX_BANDS
@@ -324,6 +347,7 @@ class Report:
             "and 1).",
             decision="Net benefit of acting on the prediction against the risk from which one would act, beside acting "
             f"on everybody and on nobody; bands: pointwise {level}, percentiles of resamples of patients.",
+            **captions,
         )
 
     def _draw_probabilities(self, ax: Axes) -> None:
@@ -335,7 +359,7 @@ class Report:
         cite = Citations()
         methods = methods_sections(
             self.predictions, self.metrics, self.result, self.record, cite, level=self.level,
-            is_table_one=self.cohort is not None,
+            is_table_one=self.cohort is not None, tables=tables,
         )  # fmt: skip
         setting = self._setting()
         null = summarise_null(self.null, self.level, self.classifier)
@@ -358,6 +382,7 @@ class Report:
             design=design_view(self.design),
             calibration=calibration_view(tables["calibration_metrics"]),
             decision_note=DECISION_NOTE,
+            parts=report_parts(tables, pictures, self.level),
             problems=problems_view(self.problems),
             features=features_view(tables.get("features_summary")),
             methods=methods,

@@ -2,7 +2,7 @@
 
 All functions take outcomes coded 0/1 and scores of any finite scale; a higher score always means "more likely
 positive" and is never flipped. The covariance is that of DeLong et al. 1988 (doi:10.2307/2531595), computed from
-midranks as in Sun and Xu 2014 (doi:10.1109/LSP.2014.2337313), in float64 and for many curves at once.
+ranks as in Sun and Xu 2014 (doi:10.1109/LSP.2014.2337313), in float64 and for many curves at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from hybrid.errors import InputError, unknown_name
 
@@ -26,6 +26,9 @@ ALTERNATIVES: Final = ("two-sided", "greater", "less")
 
 ROC_COLUMNS: Final = ("threshold", "sensitivity", "specificity", "tp", "fn", "fp", "tn")
 """Columns of the table that :func:`roc_points` returns."""
+
+PAIR_COLUMNS: Final = ("auc_1", "auc_2", "difference", "lower", "upper", "z", "p")
+"""Columns of the table that :func:`delong_pairs` returns."""
 
 
 def check_scores(y: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], FloatArray]:
@@ -119,14 +122,31 @@ def placements(positive: NDArray[np.bool_], curves: FloatArray) -> tuple[FloatAr
     of_negatives : ndarray of shape (n_curves, n_negative)
         For each negative case the fraction of positives that score above it, ties counting half.
     """
-    all_ranks = stats.rankdata(curves, axis=1)
+    order = np.argsort(curves, axis=1)
+    ranked = np.take_along_axis(curves, order, axis=1)
+    is_positive = positive[order]
     n_positive = int(positive.sum())
     n_negative = positive.size - n_positive
-    within_positive = stats.rankdata(curves[:, positive], axis=1)
-    within_negative = stats.rankdata(curves[:, ~positive], axis=1)
-    of_positives = (all_ranks[:, positive] - within_positive) / n_negative
-    of_negatives = (n_positive - (all_ranks[:, ~positive] - within_negative)) / n_positive
-    return of_positives, of_negatives
+    above_negatives = _counted_below(ranked, ~is_positive) / n_negative
+    below_positives = (n_positive - _counted_below(ranked, is_positive)) / n_positive
+    shares = np.empty_like(curves)
+    np.put_along_axis(shares, order, np.where(is_positive, above_negatives, below_positives), axis=1)
+    return shares.take(np.flatnonzero(positive), axis=1), shares.take(np.flatnonzero(~positive), axis=1)
+
+
+def _counted_below(ranked: FloatArray, counted: NDArray[np.bool_]) -> NDArray[Any]:
+    """How many counted cases score below each case that is not counted, ties counting half."""
+    up_to = np.cumsum(counted, axis=1)
+    like_next = ranked[:, :-1] == ranked[:, 1:]
+    if not like_next.any():
+        return up_to
+    n = ranked.shape[1]
+    place = np.arange(n)
+    first = np.maximum.accumulate(np.where(np.pad(like_next, ((0, 0), (1, 0))), 0, place), axis=1)
+    last = np.where(np.pad(like_next, ((0, 0), (0, 1))), n, place)
+    last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+    below: FloatArray = np.take_along_axis(up_to - counted, first, axis=1) + np.take_along_axis(up_to, last, axis=1)
+    return 0.5 * below
 
 
 def _delong_placements(y: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -163,9 +183,14 @@ def delong_covariance(y: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, Floa
         See :func:`check_scores`; also with fewer than two cases in a class.
     """
     of_positives, of_negatives = _delong_placements(y, scores)
-    covariance = np.atleast_2d(np.cov(of_positives)) / of_positives.shape[1]
-    covariance += np.atleast_2d(np.cov(of_negatives)) / of_negatives.shape[1]
+    covariance = _covariance_of_means(of_positives) + _covariance_of_means(of_negatives)
     return of_positives.mean(axis=1), covariance
+
+
+def _covariance_of_means(values: FloatArray) -> FloatArray:
+    n = values.shape[1]
+    centred = values - values.mean(axis=1, keepdims=True)
+    return centred @ centred.T / (n * (n - 1))
 
 
 def delong_interval(
@@ -210,7 +235,7 @@ def delong_bounds(
     """Interval from an AUC and its variance; see :func:`delong_interval`."""
     if estimate in (0.0, 1.0):
         return (estimate, *perfect_interval(estimate, n_smaller, level=level))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * np.sqrt(variance)
+    half = float(special.ndtri(0.5 + level / 2)) * np.sqrt(variance)
     if scale == "plain":
         return estimate, max(0.0, float(estimate - half)), min(1.0, float(estimate + half))
     centre, half = np.log(estimate / (1 - estimate)), half / (estimate * (1 - estimate))
@@ -343,7 +368,7 @@ def delong_pairs(
     Returns
     -------
     DataFrame
-        One row per pair: ``auc_1, auc_2, difference, lower, upper, z, p``.
+        One row per pair, columns :data:`PAIR_COLUMNS`.
     """
     if alternative not in ALTERNATIVES:
         raise unknown_name("alternative", alternative, ALTERNATIVES)
@@ -351,27 +376,33 @@ def delong_pairs(
     of_positives, of_negatives = _delong_placements(y, scores)
     first, second = np.asarray(pairs, dtype=np.intp).reshape(-1, 2).T
     # Variance of the paired differences rather than var + var - 2 cov: exactly 0 for curves with identical ranks.
-    gain, loss = of_positives[first] - of_positives[second], of_negatives[first] - of_negatives[second]
-    variance = gain.var(axis=1, ddof=1) / gain.shape[1] + loss.var(axis=1, ddof=1) / loss.shape[1]
+    gain, loss = of_positives[first], of_negatives[first]
+    gain -= of_positives[second]
+    loss -= of_negatives[second]
+    variance = _variance_of_means(gain) + _variance_of_means(loss)
     difference = gain.mean(axis=1)
     error = np.sqrt(variance)
     z, p = _z_and_p(difference, error, alternative)
-    half = np.where(error > 0, float(stats.norm.ppf(0.5 + level / 2)) * error, np.where(difference == 0, 0.0, np.nan))
+    half = np.where(error > 0, float(special.ndtri(0.5 + level / 2)) * error, np.where(difference == 0, 0.0, np.nan))
     areas = of_positives.mean(axis=1)
-    columns: dict[str, Any] = {
-        "auc_1": areas[first], "auc_2": areas[second], "difference": difference,
-        "lower": np.maximum(difference - half, -1.0), "upper": np.minimum(difference + half, 1.0), "z": z, "p": p,
-    }  # fmt: skip
-    return pd.DataFrame(columns)
+    lower, upper = np.maximum(difference - half, -1.0), np.minimum(difference + half, 1.0)
+    values = np.column_stack([areas[first], areas[second], difference, lower, upper, z, p])
+    return pd.DataFrame(values, columns=list(PAIR_COLUMNS))
+
+
+def _variance_of_means(values: FloatArray) -> FloatArray:
+    n = values.shape[1]
+    centred = values - values.mean(axis=1, keepdims=True)
+    return np.einsum("ij,ij->i", centred, centred) / (n * (n - 1))
 
 
 def _z_and_p(difference: FloatArray, error: FloatArray, alternative: str) -> tuple[FloatArray, FloatArray]:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = np.where(error > 0, difference / error, np.where(difference == 0, 0.0, np.copysign(np.inf, difference)))
     if alternative == "two-sided":
-        p = 2 * stats.norm.sf(np.abs(z))
+        p = 2 * special.ndtr(-np.abs(z))
     else:
-        p = stats.norm.sf(z if alternative == "greater" else -z)
+        p = special.ndtr(-z if alternative == "greater" else z)
     return z, np.where(np.isinf(z), np.nan, p)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -216,20 +216,28 @@ def description_view(description: pd.DataFrame | None, outcome: str) -> View | N
     if description is None or description.empty:
         return None
     text = format_description(description)
-    groups = [column for column in text.columns if column not in ("variable", "level", "missing", "smd")]
+    groups = [column for column in text.columns if column not in _BESIDE_GROUPS]
     names = ["All" if group == ALL else f"{outcome}: {group}" for group in groups]
-    with_smd = text["smd"].ne("").any()
+    with_smd, with_p = text["smd"].ne("").any(), "p" in text.columns
     rows, previous = [], None
     for row in text.to_dict("records"):
         label = row["variable"].replace("_", " ") if row["variable"] != previous else ""
         previous = row["variable"]
         cells = [Cell(label), Cell(row["level"]), *(_stacked(row[group]) for group in groups), Cell(row["missing"])]
-        rows.append(Row(cells + ([Cell(row["smd"] if label else "")] if with_smd else [])))
-    columns = ["Variable", "Level", *names, "Missing", *(["SMD"] if with_smd else [])]
+        more = [*(["smd"] if with_smd else []), *(["p"] if with_p else [])]
+        rows.append(Row([*cells, *(Cell(row[name] if label else "") for name in more)]))
+    columns = ["Variable", "Level", *names, "Missing", *(["SMD"] if with_smd else []), *(["p"] if with_p else [])]
     note = "Mean (SD); median [quartiles], or count (percent of known values)."
     if with_smd:
         note += " SMD: standardised mean difference between the two groups (Austin 2009)."
+    if with_p and "test_name" in description.columns:
+        tests = [str(name) for name in dict.fromkeys(description["test_name"].dropna()) if str(name)]
+        note += f" p: {'; '.join(tests)}; not adjusted for their number."
     return View("Table 1. All requested patients", columns, rows, note, n_names=2)
+
+
+_BESIDE_GROUPS: Final = ("variable", "level", "missing", "smd", "test_name", "p")
+"""Columns of Table 1 that are no groups of patients."""
 
 
 def _stacked(text: str) -> Cell:
@@ -325,3 +333,152 @@ def design_view(design: pd.DataFrame | None) -> View | None:
         for row in ordered.to_dict("records")
     ]  # fmt: skip
     return View("Checks before training", ["Level", "Finding", "Advice"], rows, n_names=3)
+
+
+MEASURE_NAMES: Final = {
+    **METRIC_NAMES, "slope": "Calibration slope", "calibration_in_the_large": "Calibration in the large",
+    "observed_expected_ratio": "Observed / expected events", "scaled_brier": "Scaled Brier", "ici": "ICI",
+}  # fmt: skip
+"""Measures of discrimination, calls and calibration in words."""
+
+
+def validation_view(tables: Mapping[str, pd.DataFrame]) -> View:
+    """Build the table of internal and external performance side by side."""
+    table = tables["validation"]
+    several = table[["feature_set", "classifier"]].drop_duplicates().shape[0] > 1
+    rows: list[Row] = []
+    for model, part in table.groupby(["feature_set", "classifier"], sort=False):
+        if several:
+            rows.append(Row([Cell(" / ".join(map(str, model)))], "group"))
+        first = part.iloc[0]
+        rows.append(
+            Row([Cell("Patients (with the event)"),
+                 *(Cell(f"{int(first[f'n_{side}'])} ({int(first[f'events_{side}'])})") for side in _SIDES), Cell("")])
+        )  # fmt: skip
+        for row in part.to_dict("records"):
+            cells = [
+                Cell(number(row[side]), _below(row[f"{side}_lower"], row[f"{side}_upper"])) for side in _SIDES
+            ]  # fmt: skip
+            difference = Cell(number(row["difference"]), _below(row["lower"], row["upper"]))
+            rows.append(Row([Cell(MEASURE_NAMES.get(str(row["metric"]), str(row["metric"]))), *cells, difference]))
+    note = (
+        f"Internal: cross-validation of the whole procedure. Difference: {table['method'].iloc[0]}. Predictive values "
+        "and the Brier score also change when the event is more or less common."
+    )
+    return View("Performance of the frozen model", ["Measure", "Internal", "External", "Difference"], rows, note)
+
+
+_SIDES: Final = ("internal", "external")
+
+
+def agreement_view(tables: Mapping[str, pd.DataFrame], level: float) -> View:
+    """Build the table of calls of pairs of models on the same patients."""
+    table = tables["agreement"]
+    rows = [
+        Row([
+            Cell(f"{row['model_a']} and {row['model_b']}"), Cell(number(row["accuracy_a"])),
+            Cell(number(row["accuracy_b"])), Cell(number(row["difference"]), _below(row["lower"], row["upper"])),
+            Cell(f"{row['only_a_right']} / {row['only_b_right']}"), Cell(p_value(row["p_mid_p"])),
+            Cell(p_value(row["p_exact"])), Cell(p_value(row["p_holm"])),
+            Cell(number(row["kappa"]), _below(row["kappa_lower"], row["kappa_upper"])),
+        ])
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    columns = ["A and B", "Accuracy A", "Accuracy B", "Difference", "Only A / B right", "Mid-p", "Exact p", "Holm p",
+               "Kappa"]  # fmt: skip
+    first = table.iloc[0]
+    note = (
+        f"{int(first['n_patients'])} patients, one call each (the majority of the repeats, each at the cut-off chosen "
+        f"on training patients). Below: {percent(level)} intervals. {first['method']}. Difference: adjusted Wald "
+        "interval (Bonett and Price 2012, doi:10.3102/1076998611411915). Holm over "
+        f"{int(first['n_comparisons'])} comparison(s), mid-p. Kappa: agreement of the two models' calls beyond chance, "
+        "1 is full agreement."
+    )
+    if "agreement_overall" in tables:
+        overall = tables["agreement_overall"].iloc[0]
+        note += (
+            f" All {int(overall['n_models'])} models together, {overall['method']}: Q = {number(overall['q'])}, "
+            f"{int(overall['df'])} degrees of freedom, p {_equals(overall['p'])} ({int(overall['n_informative'])} "
+            "patients on whom they do not all agree)."
+        )
+    return View("Calls of two models on the same patients", columns, rows, note)
+
+
+def _equals(p: float) -> str:
+    """Format a p-value behind the letter p."""
+    text = p_value(p)
+    return text if text[0] in "<>" else f"= {text}"
+
+
+def family_view(tables: Mapping[str, pd.DataFrame], level: float) -> View | None:
+    """Build the table of all pairs of the family of models; None when it was not computed."""
+    table = tables.get("model_family")
+    if table is None or table.empty:
+        return None
+    rows: list[Row] = []
+    for classifier, part in table.groupby("classifier_a", sort=False):
+        rows.append(Row([Cell(_classifier_name(str(classifier)))], "group"))
+        for row in part.to_dict("records"):
+            shares = [number(row[name]) for name in ("p_a_better", "p_equivalent", "p_b_better")]
+            rows.append(
+                Row([Cell(f"{row['feature_set_a']} − {row['feature_set_b']}"),
+                     Cell(number(row["difference"]), _below(row["lower"], row["upper"])), Cell(number(row["t"])),
+                     Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])), *map(Cell, shares)])
+            )  # fmt: skip
+    first = table.iloc[0]
+    columns = ["A − B", "Difference of the AUC", "t", "p", "p, Holm", "A better", "Equivalent", "B better"]
+    methods = table["method"].dropna()
+    note = (
+        f"Mean over {int(first['n_folds'])} test folds (about {int(first['n_train'])} training and "
+        f"{int(first['n_test'])} test patients; {int(first['n_folds_left_out'])} folds without both outcomes left "
+        f"out), with a {percent(level)} interval. {methods.iloc[0] if len(methods) else 'No test is defined'}. Holm "
+        f"over the whole family of {int(first['n_comparisons'])} comparisons. Better, equivalent: posterior "
+        f"probabilities; differences below {number(first['rope'])} count as equivalent. AUCs of small folds are "
+        "coarse: the declared comparison above is the one to cite."
+    )
+    return View("Every declared pair with every classifier", columns, rows, note)
+
+
+def ranks_view(tables: Mapping[str, pd.DataFrame]) -> View | None:
+    """Build the table of mean ranks with Friedman's test; None when it was not computed."""
+    table = tables.get("model_ranks")
+    if table is None:
+        return None
+    rows = [
+        Row([Cell(row["model"]), Cell(number(row["mean_rank"])), Cell(number(row["mean_squared_error"], 3))])
+        for row in table.to_dict("records")
+    ]
+    first, critical = table.iloc[0], float(tables["nemenyi"]["critical_difference"].iloc[0])
+    test = f"F({int(first['df1'])}, {int(first['df2'])}) = {number(first['f'])}, p {_equals(first['p'])}"
+    note = (
+        f"{first['method']}: {test}. Mean ranks that differ by {number(critical)} or more differ by Nemenyi's test "
+        f"(Demsar 2006, J Mach Learn Res 7:1). Blocks are the {int(first['n_blocks'])} patients, never folds; that "
+        "they were predicted by models with overlapping training sets is ignored. Small and consistent differences can "
+        "rank first without mattering."
+    )
+    return View("Models ranked by the squared error of each patient", ["Model", "Mean rank", "Brier"], rows, note)
+
+
+def reclassification_view(tables: Mapping[str, pd.DataFrame], level: float) -> View:
+    """Build the table of NRI and IDI; without p-values, which are not valid."""
+    table = tables["reclassification"]
+    rows = []
+    for (reference, new), part in table.groupby(["model_reference", "model_new"], sort=False):
+        values = part.set_index("measure")
+        cells = [
+            Cell(number(values.loc[name, "estimate"]),
+                 _below(values.loc[name, "bootstrap_lower"], values.loc[name, "bootstrap_upper"]))
+            for name in _RECLASSIFIED
+        ]  # fmt: skip
+        rows.append(Row([Cell(f"{reference} → {new}"), *cells]))
+    note = (
+        f"Continuous NRI (any change of the predicted risk counts; −2 to 2), {percent(level)} percentile bootstrap "
+        "intervals of patients. Pencina et al. 2008 (doi:10.1002/sim.2929) and 2011 (doi:10.1002/sim.4085)."
+    )
+    return View("Change of the predicted risk", ["Reference → new", *_RECLASSIFIED.values()], rows, note)
+
+
+_RECLASSIFIED: Final = {
+    "nri_events": "NRI, with event", "nri_nonevents": "NRI, without", "nri": "NRI, sum",
+    "idi_events": "IDI, with event", "idi_nonevents": "IDI, without", "idi": "IDI, sum",
+}  # fmt: skip

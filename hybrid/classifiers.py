@@ -28,8 +28,10 @@ from sklearn.svm import SVC
 from xgboost import XGBClassifier
 
 from .errors import InputError, unknown_name
+from .fold_options import OWN_CORRELATION_STEP, BatchHarmoniser, check_fold_options, fold_selector
 from .fusion import FeatureSet
-from .selection import MAX_CORRELATION, MAX_FEATURES, ConstantFilter, CorrelationFilter, TopFilter
+from .selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC, ConstantFilter, CorrelationFilter, RepeatFilter
+from .tables import REPEAT_SUFFIX
 
 Grid = Mapping[str, tuple[Any, ...]]
 
@@ -68,10 +70,15 @@ class ProbabilitySVC(ClassifierMixin, BaseEstimator):
         self.kernel = kernel
         self.C = C
 
-    def fit(self, X: np.ndarray, y: np.ndarray) -> ProbabilitySVC:
-        """Fit the machine, then the logistic model of its decision values."""
-        self.machine_ = SVC(kernel=self.kernel, C=self.C, class_weight="balanced").fit(X, y)
-        self.platt_ = LogisticRegression().fit(self.machine_.decision_function(X)[:, None], y)
+    def fit(self, X: np.ndarray, y: np.ndarray, sample_weight: np.ndarray | None = None) -> ProbabilitySVC:
+        """Fit the machine, then the logistic model of its decision values.
+
+        Without ``sample_weight`` the machine weighs classes inversely to their size and the logistic model does not;
+        with it both use these weights.
+        """
+        weights = "balanced" if sample_weight is None else None
+        self.machine_ = SVC(kernel=self.kernel, C=self.C, class_weight=weights).fit(X, y, sample_weight)
+        self.platt_ = LogisticRegression().fit(self.machine_.decision_function(X)[:, None], y, sample_weight)
         self.classes_ = self.machine_.classes_
         return self
 
@@ -195,6 +202,11 @@ def make_prefix(
     categorical: Sequence[str] = (),
     max_correlation: float = MAX_CORRELATION,
     max_features: int = MAX_FEATURES,
+    min_icc: float = MIN_ICC,
+    selector: str | None = None,
+    harmonise: str | None = None,
+    unseen_batch: str = "unadjusted",
+    seed: int = 0,
 ) -> ColumnTransformer:
     """Preprocessing prefix that all classifiers share, unfitted.
 
@@ -206,26 +218,49 @@ def make_prefix(
         Which of the clinical columns hold categories.
     max_correlation, max_features
         See :class:`~hybrid.selection.CorrelationFilter` and :class:`~hybrid.selection.TopFilter`.
+    min_icc : float
+        Where the table holds second measurements (columns ``<name>__repeat``): smallest agreement of a feature that
+        enters, see :class:`~hybrid.selection.RepeatFilter`.
+    selector : str, optional
+        Name in :data:`~hybrid.selection_methods.SELECTORS`, in place of the last step; keeps at most ``max_features``
+        columns where it has such a limit. ``"correlation_clusters"`` also takes the place of the correlation filter.
+    harmonise : str, optional
+        Column that names the batch (site, scanner) of each row: each block is harmonised by ComBat before imputation.
+        Clinical columns are not.
+    unseen_batch : {"unadjusted", "error"}
+        See :class:`~hybrid.fold_options.BatchHarmoniser`.
+    seed : int
+        Of selectors that draw at random.
 
     Returns
     -------
     sklearn.compose.ColumnTransformer
-        For each block: median imputation, constant columns out, standardisation, correlated columns out, the best
-        ``max_features``. Clinical columns: imputation and standardisation, or one column per category (a category that
-        training patients do not have counts as none of them).
+        For each block: harmonisation if asked for, median imputation, constant columns out, standardisation, correlated
+        columns out, the best ``max_features`` (or what the selector keeps). Clinical columns: imputation and
+        standardisation, or one column per category (a category that training patients do not have counts as none of
+        them).
+
+    Raises
+    ------
+    InputError
+        For an unknown selector or rule.
     """
+    check_fold_options(selector, unseen_batch, None)
     steps: list[tuple[str, Any, list[str]]] = []
     for i, block in enumerate(feature_set.blocks):
-        reduce = Pipeline(
-            [
-                ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
-                ("constant", ConstantFilter()),
-                ("scale", StandardScaler()),
-                ("correlation", CorrelationFilter(max_correlation)),
-                ("select", TopFilter(max_features)),
-            ]
-        )
-        steps.append((f"block{i}", reduce, list(block)))
+        reduce = _reduction(selector or "top", max_correlation, max_features, seed)
+        columns = list(block)
+        if any(column.endswith(REPEAT_SUFFIX) for column in block):
+            if harmonise is not None:
+                raise InputError(
+                    "Second measurements of the features cannot be harmonised.",
+                    advice="Harmonise, or choose by agreement, not both.",
+                )
+            reduce.steps.insert(0, ("agreement", RepeatFilter(min_icc)))
+        if harmonise is not None:
+            reduce.steps.insert(0, ("harmonise", BatchHarmoniser(harmonise, unseen=unseen_batch)))
+            columns.append(harmonise)
+        steps.append((f"block{i}", reduce, columns))
     numeric = [column for column in feature_set.clinical if column not in categorical]
     levels = [column for column in feature_set.clinical if column in categorical]
     if numeric:
@@ -237,6 +272,19 @@ def make_prefix(
         encode = OneHotEncoder(handle_unknown="ignore", sparse_output=False, drop="if_binary")
         steps.append(("categories", encode, levels))
     return ColumnTransformer(steps, verbose_feature_names_out=False)
+
+
+def _reduction(selector: str, max_correlation: float, max_features: int, seed: int) -> Pipeline:
+    """Build the steps that turn the columns of one block into the few that a classifier sees."""
+    steps: list[tuple[str, Any]] = [
+        ("impute", SimpleImputer(strategy="median", keep_empty_features=True)),
+        ("constant", ConstantFilter()),
+        ("scale", StandardScaler()),
+    ]
+    if selector not in OWN_CORRELATION_STEP:
+        steps.append(("correlation", CorrelationFilter(max_correlation)))
+    chosen = fold_selector(selector, max_correlation=max_correlation, max_features=max_features, seed=seed)
+    return Pipeline([*steps, ("select", chosen)])
 
 
 def make_classifier(

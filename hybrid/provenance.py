@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 import platform
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ PACKAGES: Final = (
     "xgboost", "statsmodels",
 )  # fmt: skip
 """Distributions whose versions are recorded and enter the key of every cached result."""
+
+SUBPACKAGES: Final = ("analysis", "pipelines")
+"""Packages below ``hybrid`` that an editable installation maps to other folders."""
 
 
 @functools.cache
@@ -43,13 +47,31 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """Digest of this package's own source files and of the versions in :data:`PACKAGES`.
+    """Digest of the source files of ``hybrid``, ``hybrid.pipelines`` and ``hybrid.analysis``, and of :data:`PACKAGES`.
 
-    A cached result of another code version is computed again.
+    A cached result of another code version is computed again. An editable and a regular installation of the same
+    sources have the same version.
+    """
+    parts = [f"{name}:{file_digest(path)}" for name, path in sorted(source_files().items())]
+    return digest([parts, _installed_versions(), platform.python_version()])
+
+
+def source_files() -> dict[str, Path]:
+    """Python files of the package by their place in it, for example ``"pipelines/cli.py"``.
+
+    Returns
+    -------
+    dict of str to Path
+        Subpackages are looked up where they are installed: in an editable installation they lie beside ``hybrid``.
     """
     folder = Path(__file__).parent
-    parts = [f"{path.relative_to(folder).as_posix()}:{file_digest(path)}" for path in sorted(folder.rglob("*.py"))]
-    return digest([parts, _installed_versions(), platform.python_version()])
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")}
+    for name in SUBPACKAGES:
+        spec = importlib.util.find_spec(f"{__package__}.{name}")
+        for place in (spec.submodule_search_locations or []) if spec is not None else []:
+            root = Path(place)
+            found |= {f"{name}/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
+    return found
 
 
 def digest(value: Any) -> str:

@@ -7,6 +7,7 @@ all selectors by name, are in :mod:`.selection_methods`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -19,6 +20,7 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .errors import InputError, unknown_name
+from .tables import REPEAT_SUFFIX
 
 MAX_CORRELATION: Final = 0.9
 """Columns more alike than this carry nearly the same information."""
@@ -305,6 +307,89 @@ class ICCFilter(BaseFilter):
                 advice="Choose one kind of ICC, for example kinds=['ICC(2,1)'].",
             )
         return series
+
+
+class RepeatFilter(BaseFilter):
+    """Keep columns that a second measurement of the training patients agrees on, by ICC(2,1).
+
+    For a table that holds features twice, for example from a reference mask and from a predicted one: the second
+    measurement of ``name`` is the column ``name__repeat``. Repeats are compared and then dropped. Unlike
+    :class:`ICCFilter` the agreement is measured inside the fold. Columns without a repeat are kept.
+
+    Parameters
+    ----------
+    threshold : float
+        Smallest ICC of a kept column; the one with the largest is kept when all are below.
+
+    Attributes
+    ----------
+    icc_ : dict of str to float
+        ICC of every column with a repeat, in the training rows.
+    """
+
+    def __init__(self, threshold: float = MIN_ICC) -> None:
+        self.threshold = threshold
+
+    def __sklearn_tags__(self) -> Any:
+        """Missing values are welcome: imputation comes after this filter."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> RepeatFilter:
+        """Measure the agreement; rows that lack one of the two measurements do not count."""
+        values = validate_data(self, X, dtype=np.float64, ensure_all_finite=False)
+        if not hasattr(self, "feature_names_in_"):
+            raise InputError(
+                "Finding repeated measurements needs a DataFrame; found an array without names.",
+                advice="Make this filter the first step of a pipeline that is fitted on a DataFrame.",
+            )
+        place = {name: i for i, name in enumerate(self.feature_names_in_)}
+        pairs = {name: place.get(f"{name}{REPEAT_SUFFIX}") for name in place if not name.endswith(REPEAT_SUFFIX)}
+        twice = [name for name, second in pairs.items() if second is not None]
+        found = agreement(
+            values[:, [place[n] for n in twice]], values[:, [place[f"{n}{REPEAT_SUFFIX}"] for n in twice]]
+        )
+        self.icc_ = dict(zip(twice, found.tolist(), strict=True))
+        keep = mask_of([place[name] for name, second in pairs.items() if second is None], values.shape[1])
+        for name, value in self.icc_.items():
+            keep[place[name]] = value >= self.threshold
+        if not keep.any():
+            keep[place[max(self.icc_, key=lambda name: np.nan_to_num(self.icc_[name], nan=-1.0))]] = True
+        self.support_ = keep
+        return self
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """ICC(2,1), absolute agreement of two measurements, of every column.
+
+    Parameters
+    ----------
+    first, second : ndarray of shape (n, p)
+        The measurements; rows where one is missing (NaN) are left out of that column.
+
+    Returns
+    -------
+    ndarray of shape (p,)
+        NaN for constant columns and fewer than two complete rows. Intervals and other kinds:
+        ``hybrid.analysis.icc``.
+
+    References
+    ----------
+    Shrout and Fleiss 1979, doi:10.1037/0033-2909.86.2.420.
+    """
+    both = np.where(np.isfinite(first) & np.isfinite(second), np.stack([first, second]), np.nan)
+    n = np.isfinite(both[0]).sum(axis=0).astype(np.float64)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore", RuntimeWarning)
+        grand = np.nanmean(both, axis=(0, 1))
+        subjects = 2 * np.nansum((both.mean(axis=0) - grand) ** 2, axis=0) / (n - 1)
+        raters = n * np.nansum((np.nanmean(both, axis=1) - grand) ** 2, axis=0)
+        total = np.nansum((both - grand) ** 2, axis=(0, 1))
+        error = np.maximum(total - subjects * (n - 1) - raters, 0) / (n - 1)
+        value = (subjects - error) / (subjects + error + 2 * (raters - error) / n)
+    flat = total <= 1e-20 * n * np.maximum(grand**2, 1e-300)
+    return np.where((n < 2) | flat, np.nan, value)
 
 
 def correlation_matrix(X: np.ndarray) -> np.ndarray:

@@ -18,11 +18,13 @@ failures                :data:`FAILURE_COLUMNS`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError, unknown_name
 
@@ -48,6 +50,9 @@ patients that the model was fitted on and ``"external"`` for new patients; ``rep
 ``y_true`` is 0 or 1 (1 = positive class); ``y_prob`` is the probability of the positive class; ``threshold`` is the
 cut-off chosen on training patients only (a case is called positive when ``y_prob >= threshold``).
 """
+
+REPEAT_SUFFIX: Final = "__repeat"
+"""Ends the name of a column that holds a second measurement of the same feature, for example from another mask."""
 
 MASK_COLUMNS: Final = (
     "case_id",
@@ -220,3 +225,56 @@ def check_features(features: pd.DataFrame) -> pd.DataFrame:
                 advice="Move text columns to the cohort table, where they are covariates.",
             )
     return table.astype(np.float64)
+
+
+def check_survival(
+    time: ArrayLike, event: ArrayLike, *, cases: Sequence[str] | None = None, need_events: bool = True
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Validate follow-up times and events.
+
+    Parameters
+    ----------
+    time : array-like of shape (n,)
+        Finite, 0 or more.
+    event : array-like of shape (n,)
+        0 or 1.
+    cases : sequence of str, optional
+        Names for the error.
+    need_events : bool
+        Whether at least one event is needed.
+
+    Returns
+    -------
+    time : ndarray of float64
+        Follow-up.
+    event : ndarray of bool
+        Whether the event happened.
+
+    Raises
+    ------
+    InputError
+        For unequal lengths, missing, non-numeric or negative times, events other than 0/1, or no event.
+    """
+    times = pd.to_numeric(pd.Series(np.asarray(time).ravel()), errors="coerce").to_numpy(dtype=np.float64)
+    events = pd.to_numeric(pd.Series(np.asarray(event).ravel()), errors="coerce").to_numpy(dtype=np.float64)
+    if times.size != events.size or np.ndim(time) != 1:
+        raise InputError(
+            f"Times and events must have one entry per case; found {np.shape(time)} and {np.shape(event)}.",
+            advice="Pass one time and one event for each case.",
+        )
+    names = [str(case) for case in cases] if cases is not None else [f"row {i + 1}" for i in range(times.size)]
+    _refuse_named(~np.isfinite(times), names, "a follow-up time that is missing or not a number", "Fill it in.")
+    _refuse_named(times < 0, names, "a negative follow-up time", "Count from inclusion to event or last contact.")
+    _refuse_named(~np.isin(events, (0, 1)), names, "an event other than 0 or 1", "Code the event as 1, censoring as 0.")
+    if need_events and not (events == 1).any():
+        raise InputError(
+            f"None of the {times.size} cases has an event.", advice="Check which value of the column means the event."
+        )
+    return times, events == 1
+
+
+def _refuse_named(wrong: NDArray[np.bool_], names: Sequence[str], what: str, advice: str) -> None:
+    if wrong.any():
+        cases = list(itertools.compress(names, wrong))
+        shown = ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")
+        raise InputError(f"{len(cases)} case(s) have {what}: {shown}.", advice=advice)

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.fold_options import check_fold_options
 from hybrid.provenance import digest
 
 from .files import write_text
@@ -80,6 +81,15 @@ class StudyConfig(_Strict):
     permutations: int = Field(default=20, ge=0)
     bootstraps: int = Field(default=2000, ge=100)
     calibration: Literal["sigmoid"] | None = None
+    selector: str | None = None
+    """What chooses features inside each fold, by name (``mrmr_miq``, ``lasso``, ``boruta``, ...); by default the ten of
+    each block whose own AUC lies furthest from one half."""
+    harmonise: str | None = None
+    """``site`` or a column of the cohort that names scanner or centre: ComBat, fitted inside each fold."""
+    unseen_batch: Literal["unadjusted", "error"] = "unadjusted"
+    """What happens to patients of a batch with fewer than two training rows."""
+    imbalance: Literal["class_weight"] | None = None
+    """Whether classes are weighted inversely to their size in training."""
     seed: int = 0
     simulated: bool = False
 
@@ -125,6 +135,7 @@ class StudyConfig(_Strict):
             config = cls.model_validate(values)
         except ValidationError as error:
             raise _explain(error, source) from error
+        check_fold_options(config.selector, config.unseen_batch, config.imbalance)
         folder = Path(source).parent if source is not None else Path()
         file = Path(cohort_file) if cohort_file is not None else _located(config.cohort.file, folder, source)
         images = {name: _with_file(image, folder) for name, image in config.images.items()}

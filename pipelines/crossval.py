@@ -16,9 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
-from hybrid.classifiers import Classifier, candidates, make_prefix
+from hybrid.classifiers import BASELINES, Classifier, candidates, make_prefix
+from hybrid.errors import unknown_name
+from hybrid.fold_options import BATCH_COLUMN, BatchHarmoniser, check_fold_options, check_weights, fit_estimator
 from hybrid.fusion import FeatureSet, combine, fit_stacker, logit
-from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC
 from hybrid.tables import SELECTED
 
 SMALLEST_SLOPE: Final = 0.05
@@ -39,8 +41,17 @@ class Settings:
         Recalibration of the probabilities on out-of-fold predictions of training patients.
     categorical : tuple of str
         Clinical columns that hold categories.
-    max_correlation, max_features
+    max_correlation, max_features, min_icc
         See :mod:`hybrid.selection`.
+    selector : str or None
+        See :func:`hybrid.classifiers.make_prefix`.
+    harmonise : str or None
+        Column of the cohort that names the batch; its values stand in the column
+        :data:`~hybrid.fold_options.BATCH_COLUMN` of the table.
+    unseen_batch : {"unadjusted", "error"}
+        See :class:`hybrid.fold_options.BatchHarmoniser`.
+    imbalance : None or "class_weight"
+        See :func:`hybrid.fold_options.fit_estimator`.
     """
 
     classifiers: dict[str, Classifier]
@@ -49,6 +60,26 @@ class Settings:
     categorical: tuple[str, ...] = ()
     max_correlation: float = MAX_CORRELATION
     max_features: int = MAX_FEATURES
+    min_icc: float = MIN_ICC
+    selector: str | None = None
+    harmonise: str | None = None
+    unseen_batch: str = "unadjusted"
+    imbalance: str | None = None
+
+    def check(self) -> None:
+        """Raise for options that are unknown, or that a classifier cannot follow.
+
+        Raises
+        ------
+        InputError
+            See :func:`hybrid.fold_options.check_fold_options` and :func:`hybrid.fold_options.check_weights`.
+        """
+        if self.calibration not in (None, "sigmoid"):
+            raise unknown_name("calibration", self.calibration, ["sigmoid", None])
+        check_fold_options(self.selector, self.unseen_batch, self.imbalance)
+        for name, classifier in self.classifiers.items():
+            if name not in BASELINES:
+                check_weights(name, classifier.make(0), self.imbalance)
 
 
 @dataclass(frozen=True)
@@ -102,11 +133,24 @@ class Fitted:
     def predict(self, table: pd.DataFrame) -> np.ndarray:
         """Probability of the positive class for each row of a table with the parts' columns."""
         columns = [
-            _probability(estimator, prefix.transform(table[list(part.columns)]))
-            for prefix, estimator, part in zip(self.prefixes, self.estimators, self.parts, strict=True)
+            _probability(estimator, prefix.transform(table[list(prefix.feature_names_in_)]))
+            for prefix, estimator in zip(self.prefixes, self.estimators, strict=True)
         ]
         joined = columns[0] if len(columns) == 1 else combine(np.column_stack(columns), self.stacker)
         return self.recalibration(joined)
+
+    def is_harmonised(self, table: pd.DataFrame) -> np.ndarray:
+        """Whether all image features of each row are adjusted for their batch, shape (n,)."""
+        steps = [step for prefix in self.prefixes for step in _harmonisers(prefix)]
+        if not steps:
+            return np.zeros(len(table), dtype=bool)
+        return np.all([step.is_adjusted(table) for step in steps], axis=0)
+
+
+def _harmonisers(prefix: Any) -> list[BatchHarmoniser]:
+    """Fitted harmonisers of the blocks of a prefix."""
+    blocks = [step for name, step, _ in prefix.transformers_ if name.startswith("block")]
+    return [block.named_steps["harmonise"] for block in blocks if "harmonise" in block.named_steps]
 
 
 @dataclass(frozen=True)
@@ -175,17 +219,19 @@ class _Part:
         settings: Settings,
         seed: int,
     ) -> None:
-        self.feature_set, self.y = feature_set, y
-        rows = table[list(feature_set.columns)]
+        self.feature_set, self.y, self.imbalance = feature_set, y, settings.imbalance
+        batch = [BATCH_COLUMN] if settings.harmonise and feature_set.blocks else []
+        rows = table[[*feature_set.columns, *batch]]
         inner = []
         for fit, held_out in splits:
-            prefix = _prefix(feature_set, settings).fit(rows.iloc[fit], y[fit])
+            prefix = _prefix(feature_set, settings, seed).fit(rows.iloc[fit], y[fit])
             inner.append((fit, held_out, prefix.transform(rows.iloc[fit]), prefix.transform(rows.iloc[held_out])))
         self.candidates = {
-            name: _best(candidates(classifier, seed), inner, y) for name, classifier in settings.classifiers.items()
+            name: _best(candidates(classifier, seed), inner, y, settings.imbalance)
+            for name, classifier in settings.classifiers.items()
         }
         self.selected = max(self.candidates, key=lambda name: self.candidates[name].inner_auc)
-        self.prefix = _prefix(feature_set, settings).fit(rows, y)
+        self.prefix = _prefix(feature_set, settings, seed).fit(rows, y)
         self.reduced = self.prefix.transform(rows)
         self.estimators: dict[str, BaseEstimator] = {}
 
@@ -193,26 +239,33 @@ class _Part:
         """Fit the classifier with its best hyper-parameters on the whole training set, once."""
         if classifier not in self.estimators:
             estimator = clone(self.candidates[classifier].estimator)
-            self.estimators[classifier] = estimator.fit(self.reduced, self.y)
+            self.estimators[classifier] = fit_estimator(estimator, self.reduced, self.y, self.imbalance)
         return self.estimators[classifier]
 
 
-def _prefix(feature_set: FeatureSet, settings: Settings) -> Any:
+def _prefix(feature_set: FeatureSet, settings: Settings, seed: int) -> Any:
     return make_prefix(
         feature_set,
         categorical=settings.categorical,
         max_correlation=settings.max_correlation,
         max_features=settings.max_features,
+        min_icc=settings.min_icc,
+        selector=settings.selector,
+        harmonise=BATCH_COLUMN if settings.harmonise else None,
+        unseen_batch=settings.unseen_batch,
+        seed=seed,
     )
 
 
-def _best(estimators: Sequence[BaseEstimator], inner: Sequence[tuple[Any, ...]], y: np.ndarray) -> _Candidate:
+def _best(
+    estimators: Sequence[BaseEstimator], inner: Sequence[tuple[Any, ...]], y: np.ndarray, imbalance: str | None
+) -> _Candidate:
     """Candidate with the largest mean AUC over the inner folds; the first of equals."""
     best: _Candidate | None = None
     for estimator in estimators:
         out_of_fold, areas = np.full(len(y), np.nan), []
         for fit, held_out, reduced_fit, reduced_held_out in inner:
-            model = clone(estimator).fit(reduced_fit, y[fit])
+            model = fit_estimator(clone(estimator), reduced_fit, y[fit], imbalance)
             out_of_fold[held_out] = _probability(model, reduced_held_out)
             areas.append(roc_auc_score(y[held_out], out_of_fold[held_out]))
         area = float(np.mean(areas))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,11 +20,12 @@ from hybrid.classifiers import BASELINES, CLASSIFIERS, resolve_classifiers
 from hybrid.errors import InputError, LeakageError, unknown_name
 from hybrid.fusion import INFOLD_PREFIX, FeatureSet, resolve_feature_sets
 from hybrid.provenance import code_version, digest
-from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, univariate_auc
-from hybrid.tables import CLINICAL_PREFIX, PREDICTION_COLUMNS, SELECTED, check_features, check_predictions
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC, univariate_auc
+from hybrid.tables import PREDICTION_COLUMNS, SELECTED, check_predictions
 
 from .crossval import Fitted, Settings, fit_models
 from .runner import Rows, Task, TaskResults, run_tasks
+from .study_table import StudyTable, clinical_columns, feature_columns, prepare_table
 
 logger = logging.getLogger(__name__)
 
@@ -35,35 +36,6 @@ BASELINE_SET: Final = "baseline"
 
 FeatureSets = Iterable[str] | Mapping[str, str | Sequence[str]]
 EncoderFactory = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class StudyTable:
-    """Features, covariates and outcomes of the cases that can be evaluated.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row per case (or region): feature columns, then ``clin_`` columns.
-    cases, patients : ndarray of str
-        Identifiers of the rows.
-    regions : ndarray of int or None
-        ``roi_label`` of the rows when cases have several.
-    y : ndarray of int
-        1 for the positive class.
-    categorical : tuple of str
-        Clinical columns that hold categories.
-    left_out : DataFrame
-        ``case_id, reason``: cases without outcome or features. None is lost silently.
-    """
-
-    table: pd.DataFrame = field(repr=False)
-    cases: np.ndarray
-    patients: np.ndarray
-    regions: np.ndarray | None
-    y: np.ndarray
-    categorical: tuple[str, ...]
-    left_out: pd.DataFrame
 
 
 def cross_validate(
@@ -80,7 +52,12 @@ def cross_validate(
     positive: Any = None,
     max_correlation: float = MAX_CORRELATION,
     max_features: int = MAX_FEATURES,
+    min_icc: float = MIN_ICC,
     calibration: str | None = None,
+    selector: str | None = None,
+    harmonise: str | None = None,
+    unseen_batch: str = "unadjusted",
+    imbalance: str | None = None,
     encoder: EncoderFactory | None = None,
     baselines: Sequence[str] = BASELINES,
     n_jobs: int = 1,
@@ -108,10 +85,22 @@ def cross_validate(
         Of all splits and estimators.
     positive : optional
         Outcome that counts as positive; may be left out for outcomes 0/1 and False/True.
-    max_correlation, max_features
+    max_correlation, max_features, min_icc
         Of the preprocessing prefix, see :func:`hybrid.classifiers.make_prefix`.
     calibration : None or "sigmoid"
         Recalibration inside the fold.
+    selector : str, optional
+        Name in :data:`hybrid.selection_methods.SELECTORS`: what chooses the features inside the fold, see
+        :func:`hybrid.classifiers.make_prefix`.
+    harmonise : str, optional
+        ``"site"``, or a column of the cohort that names the scanner or centre: ComBat fitted on the training rows of
+        each fold, without the outcome, see :class:`hybrid.fold_options.BatchHarmoniser`. The table then has a column
+        ``harmonised``.
+    unseen_batch : {"unadjusted", "error"}
+        What happens to rows of a batch that has fewer than two training rows.
+    imbalance : None or "class_weight"
+        Whether classes are weighted inversely to their size in training. Probabilities then lean towards the rarer
+        class; recalibrate them.
     encoder : callable, optional
         ``encoder(seed=...)`` gives an object with ``fit(cases, y)`` and ``transform(cases)`` (a DataFrame indexed by
         ``case_id``), such as :class:`hybrid.deep.OutcomeEncoder`. It is trained once per outer fold on one half of the
@@ -133,14 +122,16 @@ def cross_validate(
     InputError
         For unknown names, an outcome that is not binary, too few patients of a class, or ids that do not match.
     """
-    study = prepare_table(features, cohort, covariates=covariates, positive=positive)
+    study = prepare_table(features, cohort, covariates=covariates, positive=positive, harmonise=harmonise)
     plan = _plan(
         study, feature_sets, classifiers, baselines, encoder, inner_folds=inner_folds, calibration=calibration,
-        max_correlation=max_correlation, max_features=max_features, seed=seed,
+        max_correlation=max_correlation, max_features=max_features, min_icc=min_icc, selector=selector,
+        harmonise=harmonise, unseen_batch=unseen_batch, imbalance=imbalance, seed=seed,
     )  # fmt: skip
     tasks = _tasks(plan, study, cohort if encoder is not None else None, study.y, repeats, folds, "")
     results = run_tasks(_fold_rows, tasks, stage="evaluate", out=out, n_jobs=n_jobs, backend=backend, progress=progress)
     table = _gather(results)
+    _report_unadjusted(table)
     table.attrs["left_out"] = study.left_out.to_dict("records")
     return table
 
@@ -159,7 +150,12 @@ def permutation_null(
     positive: Any = None,
     max_correlation: float = MAX_CORRELATION,
     max_features: int = MAX_FEATURES,
+    min_icc: float = MIN_ICC,
     calibration: str | None = None,
+    selector: str | None = None,
+    harmonise: str | None = None,
+    unseen_batch: str = "unadjusted",
+    imbalance: str | None = None,
     n_jobs: int = 1,
     backend: str = "loky",
     out: Any = None,
@@ -176,18 +172,21 @@ def permutation_null(
         Shuffles; each runs one repeat of the whole nested procedure.
     features, cohort, feature_sets, classifiers, covariates, folds, inner_folds, seed, positive
         See :func:`cross_validate`.
-    max_correlation, max_features, calibration, n_jobs, backend, out, progress
+    max_correlation, max_features, min_icc, calibration, selector, harmonise, unseen_batch, imbalance
         See :func:`cross_validate`.
+    n_jobs, backend, out, progress
+        See :func:`hybrid.pipelines.run_tasks`.
 
     Returns
     -------
     DataFrame
         ``feature_set, permutation, auc`` of the classifier chosen in the inner loop.
     """
-    study = prepare_table(features, cohort, covariates=covariates, positive=positive)
+    study = prepare_table(features, cohort, covariates=covariates, positive=positive, harmonise=harmonise)
     plan = _plan(
         study, feature_sets, classifiers, (), None, inner_folds=inner_folds, calibration=calibration,
-        max_correlation=max_correlation, max_features=max_features, seed=seed,
+        max_correlation=max_correlation, max_features=max_features, min_icc=min_icc, selector=selector,
+        harmonise=harmonise, unseen_batch=unseen_batch, imbalance=imbalance, seed=seed,
     )  # fmt: skip
     tasks = []
     for number in range(n_permutations):
@@ -220,113 +219,6 @@ def _shuffled(study: StudyTable, rng: np.random.Generator) -> np.ndarray:
     return np.asarray([new[patient] for patient in study.patients])
 
 
-def prepare_table(
-    features: pd.DataFrame,
-    cohort: Cohort,
-    *,
-    covariates: Sequence[str] = (),
-    positive: Any = None,
-    need_both: bool = True,
-) -> StudyTable:
-    """Join features, covariates and outcomes; say what is left out.
-
-    Parameters
-    ----------
-    features, cohort, covariates, positive
-        See :func:`cross_validate`.
-    need_both : bool
-        Whether both outcomes must occur (a model is to be fitted).
-
-    Returns
-    -------
-    StudyTable
-        Rows in the order of the cohort.
-
-    Raises
-    ------
-    InputError
-        When ids do not match, a covariate is unknown, or the outcome is not binary.
-    """
-    cohort.require_unique_ids()
-    table = check_features(features)
-    known = {case.case_id for case in cohort}
-    ids = table.index.get_level_values("case_id")
-    for case_id in ids:
-        if case_id not in known:
-            error = unknown_name("case", case_id, known)
-            raise InputError(
-                f"The feature table has case {case_id!r}, which is not in the cohort.", advice=error.advice
-            )
-    outcome = _binary(cohort, positive, need_both)
-    reasons = {case.case_id: "no row in the feature table" for case in cohort if case.case_id not in set(ids)}
-    reasons |= dict.fromkeys(outcome.index[outcome.isna()], "no outcome")
-    usable = table.notna().any(axis=1).to_numpy() & outcome.reindex(ids).notna().to_numpy()
-    failed = set(ids[~table.notna().any(axis=1).to_numpy()]) - set(ids[usable])
-    reasons |= {case_id: "no features (extraction failed)" for case_id in ids if case_id in failed}
-    left_out = pd.DataFrame(sorted(reasons.items()), columns=["case_id", "reason"])
-    if len(left_out):
-        logger.warning("%d case(s) left out: %s", len(left_out), "; ".join(f"{c} ({r})" for c, r in reasons.items()))
-    order = {case.case_id: i for i, case in enumerate(cohort)}
-    rows = sorted(np.flatnonzero(usable), key=lambda i: (order[ids[i]], str(table.index[i])))
-    chosen = table.iloc[rows]
-    cases = chosen.index.get_level_values("case_id").to_numpy().astype(str)
-    clinical, categorical = _clinical(cohort, cases, covariates)
-    joined = pd.concat([chosen.reset_index(drop=True), clinical], axis=1)
-    y = outcome.reindex(cases).to_numpy(dtype=np.int64)
-    if len(np.unique(y)) < 1 + need_both:
-        raise InputError(
-            f"The {len(y)} usable cases do not show both outcomes.", advice="See above which cases are left out."
-        )
-    regions = chosen.index.get_level_values("roi_label").to_numpy() if chosen.index.nlevels > 1 else None
-    patients = np.asarray([cohort[case_id].patient_id for case_id in cases])
-    return StudyTable(joined, cases, patients, regions, y, categorical, left_out)
-
-
-def _binary(cohort: Cohort, positive: Any, need_both: bool) -> pd.Series:
-    """Outcomes as 1 and 0, NaN where missing."""
-    outcomes = cohort.outcomes
-    classes = sorted(outcomes.dropna().unique(), key=str)
-    names = ", ".join(map(repr, classes))
-    if not classes:
-        raise InputError("The cohort has no outcomes.", advice="Fill the 'outcome' column.")
-    if len(classes) > 2:
-        raise InputError(
-            f"The outcome has {len(classes)} classes: {names}; expected two.",
-            advice="Only binary outcomes can be evaluated; join classes, or leave cases out.",
-        )
-    if len(classes) == 1 and need_both:
-        raise InputError(f"Every case has the outcome {names}.", advice="Nothing can be predicted.")
-    if positive is None:
-        if not set(classes) <= {0, 1}:
-            raise InputError(f"The outcome has the classes {names}.", advice="Name the positive one: positive=...")
-        positive = 1
-    match = [value for value in classes if value == positive or str(value) == str(positive)]
-    if not match and need_both:
-        raise unknown_name("positive outcome", positive, classes)
-    return outcomes.map(lambda value: np.nan if value is None else float(value in match)).astype(float)
-
-
-def clinical_columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Clinical columns of a joined table."""
-    return tuple(column for column in table.columns if column.startswith(CLINICAL_PREFIX))
-
-
-def _clinical(cohort: Cohort, cases: np.ndarray, covariates: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    available = {name for case in cohort for name in case.covariates} | {"site"}
-    columns, categorical = {}, []
-    for name in covariates:
-        if name not in available:
-            raise unknown_name("covariate", name, available)
-        values = [cohort[case].site if name == "site" else cohort[case].covariates.get(name) for case in cases]
-        column = f"{CLINICAL_PREFIX}{name}"
-        if all(value is None or isinstance(value, (int, float)) for value in values):
-            columns[column] = pd.Series([np.nan if value is None else float(value) for value in values])
-        else:
-            columns[column] = pd.Series(["missing" if value is None else str(value) for value in values], dtype=object)
-            categorical.append(column)
-    return pd.DataFrame(columns, index=range(len(cases))), tuple(categorical)
-
-
 @dataclass(frozen=True)
 class _Plan:
     """Everything that a task needs besides its rows."""
@@ -352,13 +244,11 @@ def _plan(
     seed: int,
     **settings: Any,
 ) -> _Plan:
-    if settings["calibration"] not in (None, "sigmoid"):
-        raise unknown_name("calibration", settings["calibration"], ["sigmoid", None])
-    columns = [column for column in study.table.columns if not column.startswith(CLINICAL_PREFIX)]
-    clinical = clinical_columns(study.table)
+    columns, clinical = feature_columns(study.table), clinical_columns(study.table)
     # The number of an encoder's columns is not known yet; one stands for all.
     resolved = resolve_feature_sets(feature_sets, [*columns, *([f"{INFOLD_PREFIX}*"] if encoder else [])], clinical)
     named = resolve_classifiers(classifiers)
+    Settings(named, **settings).check()
     own = {name: item for name, item in named.items() if CLASSIFIERS.get(name) is not item}
     asked = [name for name in BASELINES if name in baselines or name in named]
     for name in baselines:
@@ -460,7 +350,8 @@ def _baseline_rows(payload: _Fold, settings: Settings, seed: int) -> Rows:
         # The prevalence of a training fold moves against that of its test fold: as a probability it would rank
         # patients worse than chance. Everybody gets 0.5, and the cut-off says which class is the majority.
         cutoff = 0.5 if payload.y[train].mean() >= 0.5 else 1.0
-        rows += _rows(payload, BASELINE_SET, "majority", np.full(len(test), 0.5), cutoff, "majority")
+        calls = _Calls(np.full(len(test), 0.5), cutoff, "majority", np.zeros(len(test), dtype=bool))
+        rows += _rows(payload, BASELINE_SET, "majority", calls)
     if "clinical" in payload.plan.baselines:
         only = {"clinical": FeatureSet("clinical", (), "early", payload.plan.clinical)}
         own = Settings({"clinical": CLASSIFIERS["clinical"]}, **payload.plan.settings)
@@ -498,20 +389,33 @@ def _with_infold(feature_set: FeatureSet, columns: tuple[str, ...]) -> FeatureSe
 def _predictions(models: Mapping[tuple[str, str], Fitted], payload: _Fold, test_rows: pd.DataFrame) -> Rows:
     rows: Rows = []
     for (feature_set, classifier), model in models.items():
-        rows += _rows(payload, feature_set, classifier, model.predict(test_rows), model.threshold, model.chosen)
+        calls = _Calls(model.predict(test_rows), model.threshold, model.chosen, model.is_harmonised(test_rows))
+        rows += _rows(payload, feature_set, classifier, calls)
     return rows
 
 
-def _rows(
-    payload: _Fold, feature_set: str, classifier: str, probabilities: np.ndarray, threshold: float, chosen: str
-) -> Rows:
+@dataclass(frozen=True)
+class _Calls:
+    """What one model says about the test rows of a fold."""
+
+    probabilities: np.ndarray
+    threshold: float
+    chosen: str
+    harmonised: np.ndarray
+
+
+def _rows(payload: _Fold, feature_set: str, classifier: str, calls: _Calls) -> Rows:
     rows: Rows = []
-    for i, probability in zip(payload.test, probabilities, strict=True):
+    is_harmonised = payload.plan.settings["harmonise"] is not None
+    for i, probability, adjusted in zip(payload.test, calls.probabilities, calls.harmonised, strict=True):
         row = {
             "case_id": str(payload.cases[i]), "patient_id": str(payload.patients[i]), "feature_set": feature_set,
             "classifier": classifier, "split": "test", "repeat": payload.repeat, "fold": payload.fold,
-            "y_true": int(payload.y[i]), "y_prob": float(probability), "threshold": float(threshold), "chosen": chosen,
+            "y_true": int(payload.y[i]), "y_prob": float(probability), "threshold": float(calls.threshold),
+            "chosen": calls.chosen,
         }  # fmt: skip
+        if is_harmonised:
+            row["harmonised"] = bool(adjusted)
         if payload.regions is not None:
             row["lesion_id"] = str(payload.regions[i])
         rows.append(row)
@@ -526,6 +430,18 @@ def _require_all(results: TaskResults) -> None:
             f"{first['case_id']}: {first['message']}",
             advice=first["advice"],
         )
+
+
+def _report_unadjusted(table: pd.DataFrame) -> None:
+    """Warn of cases that harmonisation left as they are because of their batch."""
+    if "harmonised" not in table.columns:
+        return
+    by_case = table.groupby("case_id")["harmonised"].any()
+    if not by_case.all():
+        logger.warning(
+            "%d of %d cases were never harmonised, because their batch has too few training rows.",
+            int((~by_case).sum()), len(by_case),
+        )  # fmt: skip
 
 
 def _gather(results: TaskResults) -> pd.DataFrame:

@@ -20,14 +20,16 @@ import skops.io
 from hybrid.cases import Cohort
 from hybrid.classifiers import resolve_classifiers
 from hybrid.errors import InputError, LeakageError
+from hybrid.fold_options import BATCH_COLUMN, fold_facts
 from hybrid.fusion import FeatureSet, resolve_feature_sets
 from hybrid.provenance import code_version, file_digest, hashed_patient, versions
-from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
-from hybrid.tables import CLINICAL_PREFIX, SELECTED, check_predictions
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC
+from hybrid.tables import SELECTED, check_predictions
 
 from .crossval import Fitted, Recalibration, Settings, fit_models
-from .evaluate import DEFAULT_CLASSIFIERS, FeatureSets, clinical_columns, prepare_table
+from .evaluate import DEFAULT_CLASSIFIERS, FeatureSets
 from .files import write_json
+from .study_table import StudyTable, clinical_columns, feature_columns, prepare_table
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +69,16 @@ class FrozenModel:
         Returns
         -------
         DataFrame
-            Predictions, see :data:`hybrid.tables.PREDICTION_COLUMNS`.
+            Predictions, see :data:`hybrid.tables.PREDICTION_COLUMNS`. A model that harmonises adds ``harmonised``:
+            False for patients of a batch that training patients did not have, whose features stay as they are.
 
         Raises
         ------
         LeakageError
             When a patient was among the training patients and ``split`` is not ``"train"``.
         InputError
-            When a column is missing, or no case has an outcome.
+            When a column is missing, or no case has an outcome; for a new batch when the model was declared with
+            ``unseen_batch="error"``.
         """
         seen = [case for case in cohort if hashed_patient(case.patient_id) in set(self.card["patients"])]
         if seen and split != "train":
@@ -84,8 +88,9 @@ class FrozenModel:
                 advice='Leave them out, or ask for split="train" to see the apparent performance.',
             )
         study = prepare_table(
-            features, cohort, covariates=self.card["covariates"], positive=self.card["positive"], need_both=False
-        )
+            features, cohort, covariates=self.card["covariates"], positive=self.card["positive"], need_both=False,
+            harmonise=self.batch_column,
+        )  # fmt: skip
         self._require_columns(study.table)
         table = {
             "case_id": study.cases, "patient_id": study.patients, "feature_set": self.card["feature_set"],
@@ -95,9 +100,28 @@ class FrozenModel:
         }  # fmt: skip
         if study.regions is not None:
             table["lesion_id"] = study.regions.astype(str)
+        if self.batch_column is not None:
+            table["harmonised"] = self._harmonised(study)
         predictions = check_predictions(pd.DataFrame(table))
         predictions.attrs["left_out"] = study.left_out.to_dict("records")
         return predictions
+
+    @property
+    def batch_column(self) -> str | None:
+        """Column of the cohort that names the batch, None without harmonisation."""
+        name = self.card["settings"].get("harmonise")
+        return None if name is None else str(name)
+
+    def _harmonised(self, study: StudyTable) -> np.ndarray:
+        """Whether each row was adjusted; batches that the model does not know are logged."""
+        adjusted = self.fitted.is_harmonised(study.table)
+        if not adjusted.all():
+            names = sorted(set(study.table.loc[~adjusted, BATCH_COLUMN]))
+            logger.warning(
+                "%d of %d rows are not harmonised: the model cannot adjust %s %s.",
+                int((~adjusted).sum()), len(adjusted), self.batch_column, ", ".join(map(repr, names)),
+            )  # fmt: skip
+        return adjusted
 
     def _require_columns(self, table: pd.DataFrame) -> None:
         missing = [column for part in self.fitted.parts for column in part.columns if column not in table.columns]
@@ -137,7 +161,12 @@ def fit_model(
     positive: Any = None,
     max_correlation: float = MAX_CORRELATION,
     max_features: int = MAX_FEATURES,
+    min_icc: float = MIN_ICC,
     calibration: str | None = None,
+    selector: str | None = None,
+    harmonise: str | None = None,
+    unseen_batch: str = "unadjusted",
+    imbalance: str | None = None,
 ) -> FrozenModel:
     """Fit the declared pipeline on all patients: what :func:`cross_validate` estimated the performance of.
 
@@ -152,6 +181,8 @@ def fit_model(
         Of the evaluation; recorded only.
     features, cohort, classifiers, covariates, inner_folds, seed, positive, max_correlation, max_features, calibration
         See :func:`hybrid.pipelines.cross_validate`.
+    min_icc, selector, harmonise, unseen_batch, imbalance
+        See :func:`hybrid.pipelines.cross_validate`.
 
     Returns
     -------
@@ -163,16 +194,23 @@ def fit_model(
     InputError
         See :func:`hybrid.pipelines.cross_validate`.
     """
-    study = prepare_table(features, cohort, covariates=covariates, positive=positive)
-    clinical = clinical_columns(study.table)
-    columns = [column for column in study.table.columns if not column.startswith(CLINICAL_PREFIX)]
+    study = prepare_table(features, cohort, covariates=covariates, positive=positive, harmonise=harmonise)
     wanted = [feature_set] if isinstance(feature_set, str) else feature_set
-    sets = resolve_feature_sets(wanted, columns, clinical)
+    sets = resolve_feature_sets(wanted, feature_columns(study.table), clinical_columns(study.table))
     if len(sets) != 1:
         raise InputError(f"A frozen model has one feature set; found {', '.join(sets)}.", advice="Name one.")
+    options: dict[str, Any] = {
+        "selector": selector,
+        "harmonise": harmonise,
+        "unseen_batch": unseen_batch,
+        "imbalance": imbalance,
+    }
+    limits: dict[str, Any] = {"max_correlation": max_correlation, "max_features": max_features}
     settings = Settings(
-        resolve_classifiers(classifiers), inner_folds, calibration, study.categorical, max_correlation, max_features
-    )
+        classifiers=resolve_classifiers(classifiers), inner_folds=inner_folds, calibration=calibration,
+        categorical=study.categorical, min_icc=min_icc, **limits, **options,
+    )  # fmt: skip
+    settings.check()
     name = next(iter(sets))
     fitted = fit_models(study.table, study.y, study.patients, sets, settings, seed)[name, SELECTED]
     card = {
@@ -188,8 +226,9 @@ def fit_model(
         "positive": positive,
         "settings": {
             "classifiers": list(settings.classifiers), "inner_folds": inner_folds, "folds": folds, "seed": seed,
-            "calibration": calibration, "max_correlation": max_correlation, "max_features": max_features,
+            "calibration": calibration, "min_icc": min_icc, **limits, **options,
         },
+        "in_fold": fold_facts(**limits, **options),
         "n_patients": len(set(study.patients)),
         "n_events": int(study.y.sum()),
         "patients": sorted(hashed_patient(patient) for patient in set(study.patients)),

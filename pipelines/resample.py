@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -33,12 +33,13 @@ from hybrid.classifiers import CLASSIFIERS, resolve_classifiers
 from hybrid.errors import InputError, unknown_name
 from hybrid.fusion import CLINICAL_SUFFIX, INFOLD_PREFIX, NAMED_SETS, FeatureSet, resolve_feature_sets
 from hybrid.provenance import code_version, digest
-from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
-from hybrid.tables import CLINICAL_PREFIX, SELECTED
+from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC
+from hybrid.tables import SELECTED
 
 from .crossval import Settings, fit_models
-from .evaluate import DEFAULT_CLASSIFIERS, StudyTable, clinical_columns, prepare_table
+from .evaluate import DEFAULT_CLASSIFIERS
 from .runner import Rows, Task, run_tasks
+from .study_table import StudyTable, clinical_columns, feature_columns, prepare_table
 
 FEWEST_PATIENTS: Final = 4
 """Patients of each outcome that resampling needs: without two of them, two remain for the inner folds."""
@@ -67,8 +68,10 @@ class DeclaredPipeline:
         Folds inside each training set.
     calibration : None or "sigmoid"
         Recalibration inside each training set.
-    max_correlation, max_features
+    max_correlation, max_features, min_icc, selector
         See :func:`hybrid.classifiers.make_prefix`.
+    harmonise, unseen_batch, imbalance
+        See :func:`hybrid.pipelines.cross_validate`.
     """
 
     feature_set: str | Mapping[str, str | Sequence[str]] = "handcrafted"
@@ -78,6 +81,33 @@ class DeclaredPipeline:
     calibration: str | None = None
     max_correlation: float = MAX_CORRELATION
     max_features: int = MAX_FEATURES
+    min_icc: float = MIN_ICC
+    selector: str | None = None
+    harmonise: str | None = None
+    unseen_batch: str = "unadjusted"
+    imbalance: str | None = None
+
+    def settings(self, categorical: Sequence[str] = ()) -> Settings:
+        """Give the settings of every fit.
+
+        Parameters
+        ----------
+        categorical : sequence of str
+            Clinical columns that hold categories.
+        """
+        return Settings(
+            classifiers=resolve_classifiers(self.classifiers),
+            inner_folds=self.inner_folds,
+            calibration=self.calibration,
+            categorical=tuple(categorical),
+            max_correlation=self.max_correlation,
+            max_features=self.max_features,
+            min_icc=self.min_icc,
+            selector=self.selector,
+            harmonise=self.harmonise,
+            unseen_batch=self.unseen_batch,
+            imbalance=self.imbalance,
+        )
 
 
 def bootstrap_632(
@@ -358,25 +388,23 @@ class _Payload:
 
 def _declare(features: pd.DataFrame, cohort: Cohort, pipeline: DeclaredPipeline, seed: int, positive: Any) -> _Study:
     """Join the data and resolve every name of the pipeline."""
-    data = prepare_table(features, cohort, covariates=pipeline.covariates, positive=positive)
-    if pipeline.calibration not in (None, "sigmoid"):
-        raise unknown_name("calibration", pipeline.calibration, ["sigmoid", None])
-    feature_set = _one_set(pipeline, data)
+    data = prepare_table(
+        features, cohort, covariates=pipeline.covariates, positive=positive, harmonise=pipeline.harmonise
+    )
     given = pipeline.classifiers
     kept = dict(given) if isinstance(given, Mapping) else tuple(given)
-    named = resolve_classifiers(kept)
+    fixed = replace(pipeline, classifiers=kept, covariates=tuple(pipeline.covariates))
+    settings = fixed.settings(data.categorical)
+    settings.check()
+    feature_set = _one_set(pipeline, data)
+    named = settings.classifiers
     own = {name: [repr(item.make(0)), item.grid] for name, item in named.items() if CLASSIFIERS.get(name) is not item}
     position = np.unique(data.patients, return_inverse=True)[1].astype(np.intp)
     description = [
-        data.table.to_csv(index=False), data.cases, data.patients, data.regions, data.y, data.categorical,
-        [feature_set.name, feature_set.blocks, feature_set.fusion, feature_set.clinical], list(named), own,
-        pipeline.inner_folds, pipeline.calibration, pipeline.max_correlation, pipeline.max_features, seed,
-        code_version(),
+        data.table.to_csv(index=False), data.cases, data.patients, data.regions, data.y,
+        [feature_set.name, feature_set.blocks, feature_set.fusion, feature_set.clinical], own,
+        {**vars(settings), "classifiers": list(named)}, seed, code_version(),
     ]  # fmt: skip
-    fixed = DeclaredPipeline(
-        pipeline.feature_set, kept, tuple(pipeline.covariates), pipeline.inner_folds, pipeline.calibration,
-        pipeline.max_correlation, pipeline.max_features,
-    )  # fmt: skip
     study = _Study(data, feature_set, fixed, seed, digest(description), position)
     negative, found = study.has.sum(axis=1)
     if min(negative, found) < FEWEST_PATIENTS:
@@ -397,8 +425,7 @@ def _one_set(pipeline: DeclaredPipeline, data: StudyTable) -> FeatureSet:
                 f"Feature set {name!r} trains an encoder in every fit, which resampling does not do.",
                 advice="Use cross_validate for it.",
             )
-    columns = [column for column in data.table.columns if not column.startswith(CLINICAL_PREFIX)]
-    sets = resolve_feature_sets(wanted, columns, clinical_columns(data.table))
+    sets = resolve_feature_sets(wanted, feature_columns(data.table), clinical_columns(data.table))
     if len(sets) != 1:
         raise InputError(f"A declared pipeline has one feature set; found {', '.join(sets)}.", advice="Name one.")
     return next(iter(sets.values()))
@@ -505,10 +532,7 @@ def _fit(
 def _fit_rows(payload: _Payload, seed: int) -> Rows:
     """Fit the pipeline on the training rows and predict the test rows."""
     pipeline, train, test = payload.pipeline, payload.sample.train, payload.sample.test
-    settings = Settings(
-        resolve_classifiers(pipeline.classifiers), pipeline.inner_folds, pipeline.calibration, payload.categorical,
-        pipeline.max_correlation, pipeline.max_features,
-    )  # fmt: skip
+    settings = pipeline.settings(payload.categorical)
     table = payload.table.iloc[train].reset_index(drop=True)
     sets = {payload.feature_set.name: payload.feature_set}
     models = fit_models(table, payload.y[train], payload.patients[train], sets, settings, payload.seed)

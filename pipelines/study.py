@@ -11,23 +11,30 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 
 from hybrid.analysis import Report, check_design, compare_models, evaluate_models, export_report, write_checklists
+from hybrid.analysis.validation import measure_validation
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.fold_options import fold_facts
 from hybrid.handcrafted import PRESETS, describe_preset, load_settings
 from hybrid.provenance import code_version, digest, versions
+from hybrid.tables import SELECTED
 
 from .config import StudyConfig, load_cohort
-from .evaluate import cross_validate, permutation_null, prepare_table
+from .evaluate import cross_validate, permutation_null
 from .extract import extract_features, plan_parts
 from .files import write_csv, write_json
 from .models import fit_model, load_model, validate_model
+from .study_table import prepare_batches, prepare_table
 
 logger = logging.getLogger(__name__)
+
+INTERNAL_FILE: Final = "internal_performance.csv"
+"""Beside a frozen model: what cross-validation on its own patients measured."""
 
 
 def run_study(
@@ -94,7 +101,10 @@ def study_design(config: StudyConfig, cohort: Cohort, features: pd.DataFrame) ->
     study = prepare_table(features, cohort, covariates=known, positive=config.positive)
     columns = [name for name in study.table.columns if name not in study.categorical]
     rows = pd.Index([f"{case}/{i}" for i, case in enumerate(study.cases)], name="case_id")
-    sites = pd.Series([cohort[case].site or "" for case in study.cases], index=rows, name="site")
+    if config.harmonise:
+        sites = prepare_batches(cohort, study.cases, config.harmonise).set_axis(rows).rename(config.harmonise)
+    else:
+        sites = pd.Series([cohort[case].site or "" for case in study.cases], index=rows, name="site")
     found = check_design(
         study.table[columns].set_axis(rows), pd.Series(study.y, index=rows),
         patients=pd.Series(study.patients, index=rows), batches=sites if sites.nunique() > 1 else None,
@@ -148,8 +158,14 @@ def _evaluation_settings(config: StudyConfig) -> dict[str, Any]:
         "inner_folds": config.inner_folds,
         "positive": config.positive,
         "calibration": config.calibration,
+        **_fold_options(config),
         "seed": config.seed,
     }
+
+
+def _fold_options(config: StudyConfig) -> dict[str, Any]:
+    names = ("selector", "harmonise", "unseen_batch", "imbalance")
+    return {name: getattr(config, name) for name in names}
 
 
 def study_predictions(
@@ -206,7 +222,24 @@ def run_record(
         "features_digest": digest(features.reset_index().to_csv(index=False)),
         "predictions_digest": digest(predictions.to_csv(index=False)),
         "presets": {name: describe_preset(name).to_dict("records") for name in presets},
+        "in_fold": _in_fold(config, cohort, predictions),
     }
+
+
+def _in_fold(config: StudyConfig, cohort: Cohort, predictions: pd.DataFrame) -> dict[str, Any]:
+    """Facts on what was fitted inside the folds, and on how many cases harmonisation reached."""
+    facts = fold_facts(**_fold_options(config))
+    if facts["harmonisation"] is not None and "harmonised" in predictions.columns:
+        is_model = (predictions["classifier"] == SELECTED) & ~predictions["feature_set"].isin(list(config.baselines))
+        modelled = predictions[is_model]
+        adjusted = modelled.groupby("case_id")["harmonised"].agg(["any", "all"])
+        batches = prepare_batches(cohort, adjusted.index, str(config.harmonise)).value_counts().sort_index()
+        facts["harmonisation"] |= {
+            "cases_by_batch": {str(name): int(count) for name, count in batches.items()},
+            "n_cases_never_adjusted": int((~adjusted["any"]).sum()),
+            "n_cases_at_times_unadjusted": int((adjusted["any"] & ~adjusted["all"]).sum()),
+        }
+    return facts
 
 
 def _is_preset(settings: Any) -> bool:
@@ -218,6 +251,7 @@ def fit_study(
     out: str | Path,
     *,
     feature_set: str | None = None,
+    is_estimated: bool = True,
     n_jobs: int = 1,
     backend: str = "loky",
     progress: bool = True,
@@ -232,21 +266,24 @@ def fit_study(
         Model folder to write; the features are cached in ``<out>/work``.
     feature_set : str, optional
         By default the first feature set of the study.
+    is_estimated : bool
+        Whether the same pipeline is also cross-validated with the repeats and folds of the study, so that
+        ``internal_performance.csv`` stands beside the model: the internal column of :func:`validate_study`.
     n_jobs, backend, progress
         See :func:`hybrid.pipelines.run_tasks`.
 
     Returns
     -------
     Path
-        The model folder: the fitted pipeline, cut-off, calibration, settings (``study.yaml``) and hashed patients.
+        The model folder: the fitted pipeline, cut-off, calibration, settings (``study.yaml``), hashed patients, and
+        the cross-validated performance (estimates with intervals, no patient).
     """
     out = Path(out)
     cohort = load_cohort(config.cohort)
     cohort.require_unique_ids()
     _check_images(config, cohort)
-    features = study_features(
-        config, cohort, out / "work", {"n_jobs": n_jobs, "backend": backend, "progress": progress}
-    )
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    features = study_features(config, cohort, out / "work", work)
     settings = _evaluation_settings(config)
     sets = settings.pop("feature_sets")
     name = feature_set or next(iter(sets))
@@ -255,6 +292,13 @@ def fit_study(
     model = fit_model(features, cohort, feature_set={name: sets[name]}, **settings)
     replace(model, card=model.card | {"extraction": extraction_digests(config, cohort)}).save(out)
     _portable(config).to_yaml(out / "study.yaml")
+    if is_estimated:
+        predictions = cross_validate(
+            features, cohort, feature_sets={name: sets[name]}, repeats=config.repeats, baselines=(), out=out / "work",
+            **settings, **work,
+        )  # fmt: skip
+        chosen = predictions[predictions["classifier"] == SELECTED]
+        write_csv(measure_validation(chosen, n_bootstrap=config.bootstraps, seed=config.seed), out / INTERNAL_FILE)
     return out
 
 
@@ -279,7 +323,7 @@ def validate_study(
     backend: str = "loky",
     progress: bool = True,
 ) -> Path:
-    """Apply a frozen model to new patients, untouched, and report.
+    """Apply a frozen model to new patients, untouched, and report beside its internal performance.
 
     Parameters
     ----------
@@ -320,8 +364,10 @@ def validate_study(
     metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
     record = run_record(config, cohort, features, predictions) | {"model": str(Path(model_folder).name)}
     write_json(record, out / "run_record.json")
+    internal = Path(model_folder) / INTERNAL_FILE
     report = Report(
         cohort, features, predictions, None, metrics=metrics, failures=pd.DataFrame(features.attrs["failures"]),
         run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
+        internal=pd.read_csv(internal) if internal.is_file() else None,
     )  # fmt: skip
     return _write_report(report, out, record)

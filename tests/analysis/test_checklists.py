@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from hybrid.analysis import Report, compare_models, evaluate_models
+from hybrid.analysis.checklist_facts import Facts
+from hybrid.analysis.checklist_models import KNOWN_SETTINGS
 from hybrid.analysis.checklists import (
     CONDITIONS,
     FILLED,
@@ -17,13 +19,11 @@ from hybrid.analysis.checklists import (
     HALF,
     ITEM_COLUMNS,
     KEYS,
-    KNOWN_SETTINGS,
     NOT_APPLICABLE,
     PARTLY,
     SOURCES,
     STATUSES,
     TO_COMPLETE,
-    _Facts,
     checklist_section,
     fill_checklist,
     read_checklist,
@@ -55,6 +55,10 @@ RECORD = {
         "inner_folds": 3,
         "bootstraps": 100,
         "calibration": None,
+        "selector": None,
+        "harmonise": None,
+        "unseen_batch": "unadjusted",
+        "imbalance": None,
         "seed": 7,
         "simulated": True,
     },
@@ -69,6 +73,15 @@ RECORD = {
     "n_evaluated": 26,
     "n_features": 28,
     "features_digest": "ef" * 32,
+    "in_fold": {
+        "imputation": "median of the training patients",
+        "scaling": "mean and standard deviation of the training patients",
+        "selection": {
+            "selector": "top", "max_correlation": 0.9, "is_filtered_before": True, "max_features": 10,
+        },
+        "harmonisation": None,
+        "imbalance": None,
+    },
     "presets": {
         "ct": [
             {"section": "setting", "parameter": "resampledPixelSpacing", "value": "[2.0, 2.0, 2.0]", "unit": "mm"},
@@ -258,7 +271,7 @@ def test_evidence_of_a_table_goes_with_the_table(table, tables):
 
 
 def test_a_sentence_can_only_read_what_its_key_declares():
-    facts = _Facts(RECORD, {}, ("settings.folds",))
+    facts = Facts(RECORD, {}, ("settings.folds",))
     assert facts.get("settings.folds") == 5
     with pytest.raises(KeyError, match="not declared"):
         facts.get("settings.seed")
@@ -280,6 +293,7 @@ def test_inputs_are_not_modified(tables):
 
 def test_sentences_on_preprocessing_agree_with_the_pipeline():
     from hybrid.classifiers import CLASSIFIERS, ProbabilitySVC, make_prefix
+    from hybrid.fold_options import fold_facts
     from hybrid.fusion import FeatureSet
     from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
 
@@ -290,7 +304,8 @@ def test_sentences_on_preprocessing_agree_with_the_pipeline():
     assert type(steps["scale"]).__name__ == "StandardScaler"
     selection = evidence("clear", "33", RECORD)
     assert f"above {steps['correlation'].threshold:g} " in selection
-    assert f"at most {steps['select'].k} features" in selection
+    assert f"at most {steps['select'].k} of a block" in selection
+    assert RECORD["in_fold"] == fold_facts()
     assert (steps["correlation"].threshold, steps["select"].k) == (MAX_CORRELATION, MAX_FEATURES)
     machines = [name for name, known in CLASSIFIERS.items() if isinstance(known.make(0), ProbabilitySVC)]
     weighted = [name for name in CLASSIFIERS if "weighted" in evidence("clear", "30", _only(name), _confusion())]
@@ -313,6 +328,41 @@ def test_the_settings_that_sentences_take_into_account_are_those_of_a_study():
     from hybrid.pipelines.config import StudyConfig
 
     assert set(StudyConfig.model_fields) == KNOWN_SETTINGS, "Look at the sentences on preprocessing, then add the name."
+
+
+def test_every_selector_of_a_study_is_told_in_words():
+    from hybrid.analysis.methods import SELECTOR_NAMES
+    from hybrid.fold_options import NEEDS_TABLE
+    from hybrid.selection_methods import SELECTORS
+
+    assert set(SELECTOR_NAMES) == set(SELECTORS) - set(NEEDS_TABLE)
+
+
+def test_options_of_the_fold_are_told_as_they_were_recorded():
+    from hybrid.fold_options import fold_facts
+
+    options = {"selector": "lasso", "harmonise": "scanner", "imbalance": "class_weight"}
+    facts = fold_facts(**options, max_features=6)
+    facts["harmonisation"] |= {"n_cases_never_adjusted": 3, "n_cases_at_times_unadjusted": 0}
+    record = {**RECORD, "settings": {**RECORD["settings"], **options}, "in_fold": facts}
+    selection = evidence("clear", "33", record)
+    assert "the lasso" in selection
+    assert "at most 6 of a block" in selection
+    assert "furthest from 0.5" not in selection
+    assert "harmonisation, scaling" in evidence("clear", "29", record) + evidence("clear", "15", record)
+    scaling = evidence("clear", "32", record)
+    assert "values of scanner by ComBat" in scaling
+    assert "cases never adjusted: 3" in scaling
+    assert "not harmonised" in evidence("clear", "32", RECORD)
+    weights = evidence("tripod_ai", "13", record)
+    assert "weighted inversely to their size" in weights
+    assert "they were not recalibrated" in weights
+
+
+def test_facts_that_are_not_recorded_are_not_claimed():
+    for number in ("29", "32", "33"):
+        assert status("clear", number, without(("in_fold",)), _confusion()) in (TO_COMPLETE, PARTLY)
+        assert "median" not in evidence("clear", number, without(("in_fold",)), _confusion())
 
 
 def _only(classifier):
@@ -438,7 +488,7 @@ def test_tables_of_other_analyses_add_their_evidence(tables):
     assert "1 of 2 features" in evidence("clear", "31", RECORD, more)
     assert "350 patients, from the criterion: fit" in evidence("clear", "9", RECORD, more)
     assert status("metrics", "16", RECORD, more) == FILLED
-    assert evidence("metrics", "19", RECORD, more) == "Site is related to the outcome."
+    assert evidence("metrics", "19", RECORD, more).startswith("Site is related to the outcome. ")
 
 
 def test_checks_of_the_design_are_read_as_they_are_written():

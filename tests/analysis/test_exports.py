@@ -188,11 +188,11 @@ def test_word_numbers_its_captions_with_fields_and_each_stands_at_its_table(docu
         assert [field.text.split()[:2] for field in before.iter(qn("w:instrText"))] == [["SEQ", "Table"]]
     captions = [p.text for p in document.paragraphs if p.style.name == "Caption"]
     assert not any(re.search(r"Table \d+\. Table", caption) for caption in captions)
-    assert [c.split(".")[0] for c in captions if c.startswith("Figure")] == [f"Figure {i}" for i in range(1, 6)]
+    assert [c.split(".")[0] for c in captions if c.startswith("Figure")] == [f"Figure {i}" for i in range(1, 7)]
 
 
 def test_word_figures_have_the_width_of_a_column_and_a_description(document):
-    assert len(document.inline_shapes) == 5
+    assert len(document.inline_shapes) == 6
     for shape in document.inline_shapes:
         assert shape.width.mm == pytest.approx(COLUMN_MM, abs=0.1)
         assert shape._inline.docPr.get("descr")
@@ -412,7 +412,7 @@ def test_markdown_file_shows_tables_and_links_figures_that_exist(exported):
     text = exported["markdown"].read_text(encoding="utf-8")
     assert text.startswith("# Sarcoma &lt;study&gt;\n")
     links = re.findall(r"!\[.*?\]\((.+?)\)", text)
-    assert len(links) == 5
+    assert len(links) == 6
     assert all((exported["markdown"].parent / link).is_file() for link in links)
     assert "**Paired differences of the AUC**" in text
 

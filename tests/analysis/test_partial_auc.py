@@ -190,7 +190,8 @@ def test_difference_changes_sign_when_the_scores_are_exchanged():
     one = partial_auc_difference(y, first, second, low=0.5, n_bootstrap=2000)
     two = partial_auc_difference(y, second, first, low=0.5, n_bootstrap=2000)
     np.testing.assert_allclose(one["difference"], -two["difference"])
-    assert one["p"][0] == pytest.approx(two["p"][0], rel=0.5)
+    # The two calls draw other patients: 2000 draws fix a standard error to 2 %, and log p (z about 6) to 5 %.
+    assert np.log(one["p"][0]) == pytest.approx(np.log(two["p"][0]), rel=0.15)
 
 
 def test_perfect_separation_reaches_the_maximum_and_has_no_interval():

@@ -95,7 +95,7 @@ def test_the_page_is_well_formed_and_needs_no_other_file(saved, page):
 
 
 def test_every_image_is_described_and_every_link_of_the_contents_leads_somewhere(page):
-    assert len(page.images) == 5
+    assert len(page.images) == 6
     assert all(image["alt"] for image in page.images)
     assert page.anchors <= page.ids
 
@@ -158,6 +158,53 @@ def test_methods_follow_from_what_was_run(saved):
         "doi:10.2307/2531595", "random forest", "averaged over repeats, never pooled",
     ):  # fmt: skip
         assert words in text, words
+
+
+def test_further_parts_are_in_the_page_with_method_and_caution(saved, page):
+    text = html.unescape(saved.read_text(encoding="utf-8"))
+    for words in (
+        "Do the models err on the same patients?", "doi:10.1186/1471-2288-13-91", "Cochran's Q",
+        "Every declared pair with every classifier", "doi:10.1023/A:1024068626366", "Friedman's test",
+        "critical difference", "can be positive for a marker that carries no information", "doi:10.1002/sim.4085",
+    ):  # fmt: skip
+        assert words in text, words
+    assert {"agreement", "family", "reclassification"} <= page.ids
+    names = {path.stem for path in (saved.parent / "tables").glob("*.csv")}
+    assert {"agreement", "agreement_overall", "model_family", "model_ranks", "nemenyi", "reclassification"} <= names
+    family = pd.read_csv(saved.parent / "tables" / "model_family.csv")
+    assert len(family) == family["n_comparisons"].iloc[0] == 6
+
+
+def test_options_of_the_fold_are_told_as_they_were_recorded(parts):
+    from hybrid.analysis.methods import methods_sections
+    from hybrid.analysis.references import Citations
+    from hybrid.fold_options import fold_facts
+
+    predictions, result, metrics = parts
+    facts = fold_facts(selector="lasso", harmonise="scanner", imbalance="class_weight", max_features=7)
+    texts = [
+        dict(methods_sections(predictions, metrics, result, {**RECORD, "in_fold": found}, Citations(), level=0.95,
+                              is_table_one=False))["Preprocessing"]
+        for found in (facts, fold_facts())
+    ]  # fmt: skip
+    for words in ("the lasso", "values of scanner by ComBat", "left unadjusted", "weighted inversely", "at most 7"):
+        assert words in texts[0], words
+        assert words not in texts[1], words
+    assert "those whose own AUC lies furthest from 0.5" in texts[1]
+
+
+def test_external_performance_stands_beside_the_internal_one(small_predictions, tmp_path):
+    from hybrid.analysis.validation import measure_validation
+
+    model = small_predictions.query("feature_set == 'deep' and classifier == 'selected'")
+    internal = measure_validation(model, **FAST)
+    external = model.query("repeat == 0").assign(split="external", fold=0)
+    report = Report(None, None, external, internal=internal, title="External", **FAST)
+    text = report.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Does the model do in new patients what it promised?" in text
+    assert "validation" in Page(text).ids
+    table = pd.read_csv(tmp_path / "tables" / "validation.csv").set_index("metric")
+    assert table.loc["auc", "internal"] == internal.set_index("metric").loc["auc", "estimate"]
 
 
 def test_a_second_save_gives_the_same_bytes(parts, tmp_path):

@@ -22,8 +22,10 @@ from hybrid.selection import (
     CorrelationClusterFilter,
     CorrelationFilter,
     ICCFilter,
+    RepeatFilter,
     TopFilter,
     VarianceFilter,
+    agreement,
     univariate_auc,
 )
 from hybrid.selection_methods import (
@@ -536,3 +538,46 @@ def test_unknown_selectors_and_options_are_refused_with_the_nearest_name():
         make_selector("mrmr_mi")
     with pytest.raises(InputError, match=r"Unknown option of selector 'lasso': 'fold'.*'folds'"):
         make_selector("lasso", fold=3)
+
+
+def measured_twice(n=40, seed=0):
+    """Columns that a second measurement confirms, contradicts, or that was not repeated."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame(rng.normal(size=(n, 3)), columns=["steady", "loose", "single"])
+    table["steady__repeat"] = table["steady"] + rng.normal(0, 0.1, n)
+    table["loose__repeat"] = rng.normal(size=n)
+    return table
+
+
+def test_a_second_measurement_decides_which_columns_stay():
+    table = measured_twice()
+    chosen_by = RepeatFilter(0.75).fit(table)
+    assert list(chosen_by.get_feature_names_out()) == ["steady", "single"]
+    assert chosen_by.icc_["steady"] > 0.95 > 0.5 > chosen_by.icc_["loose"]
+    assert chosen_by.transform(table).shape == (40, 2)
+
+
+def test_missing_measurements_are_left_out_of_the_agreement_and_stay_missing():
+    table = measured_twice()
+    table.loc[:4, "steady__repeat"] = np.nan
+    table.loc[6, "steady"] = np.nan
+    chosen_by = RepeatFilter().fit(table)
+    both = table[["steady", "steady__repeat"]].dropna()
+    expected = icc(both.to_numpy(), kinds=["ICC(2,1)"])["icc"].iloc[0]
+    assert chosen_by.icc_["steady"] == pytest.approx(expected, abs=1e-12)
+    assert np.isnan(chosen_by.transform(table)[6, 0])
+
+
+def test_the_agreement_equals_the_analysis_module():
+    rng = np.random.default_rng(3)
+    first = rng.normal(size=(25, 6)) * [1, 10, 1e-3, 1, 1, 1]
+    second = first + rng.normal(size=(25, 6)) * [0.1, 20, 1e-4, 0, 3, 1] + [0, 5, 0, 0, 0, 2]
+    table = icc(np.stack([first, second], axis=1), kinds=["ICC(2,1)"])
+    np.testing.assert_allclose(agreement(first, second), table["icc"], atol=1e-10)
+
+
+def test_constant_columns_have_no_agreement_and_the_best_column_stays():
+    flat = pd.DataFrame({"a": np.ones(5), "a__repeat": np.ones(5), "b": range(5), "b__repeat": [3, 0, 4, 1, 2]})
+    chosen_by = RepeatFilter(0.9).fit(flat)
+    assert np.isnan(chosen_by.icc_["a"])
+    assert list(chosen_by.get_feature_names_out()) == ["b"]

@@ -95,3 +95,16 @@ def test_misspelt_column_of_the_study_file_names_the_nearest(tmp_path):
     config = StudyConfig.from_yaml(write(tmp_path, "cohort: {file: c.csv, columns: {case_id: pateint}}\n"))
     with pytest.raises(InputError, match="Did you mean 'patient'"):
         load_cohort(config.cohort)
+
+
+def test_options_of_the_fold_are_off_by_default_and_checked(tmp_path):
+    plain = StudyConfig.from_dict({"cohort": "c.csv"})
+    assert (plain.selector, plain.harmonise, plain.imbalance) == (None, None, None)
+    text = "cohort: c.csv\nselector: lasso\nharmonise: site\nunseen_batch: error\nimbalance: class_weight\n"
+    config = StudyConfig.from_yaml(write(tmp_path, text))
+    assert (config.selector, config.harmonise, config.unseen_batch) == ("lasso", "site", "error")
+    assert StudyConfig.from_yaml(config.to_yaml(tmp_path / "again.yaml")) == config
+    with pytest.raises(InputError, match="Did you mean 'boruta'"):
+        StudyConfig.from_yaml(write(tmp_path, "cohort: c.csv\nselector: borutta\n"))
+    with pytest.raises(InputError, match=r"'imbalance'.*Found 'smote'"):
+        StudyConfig.from_yaml(write(tmp_path, "cohort: c.csv\nimbalance: smote\n"))

@@ -246,6 +246,12 @@ def test_outcome_in_words_needs_the_positive_one():
         ({"feature_sets": ["deep_infold"]}, "encoder"),
         ({"calibration": "sigmoidal"}, "sigmoid"),
         ({"baselines": ["majorty"]}, "majority"),
+        ({"selector": "mrmr_mix"}, "Did you mean 'mrmr_miq'"),
+        ({"selector": "icc"}, "needs a table"),
+        ({"harmonise": "sites"}, "Did you mean 'site'"),
+        ({"unseen_batch": "drop"}, "unadjusted"),
+        ({"imbalance": "class_weights"}, "Did you mean 'class_weight'"),
+        ({"classifiers": ["knn"], "imbalance": "class_weight"}, "'knn' cannot weigh"),
     ],
 )
 def test_wrong_arguments_are_named_with_the_nearest_valid_one(change, message):
@@ -316,3 +322,105 @@ def test_outcome_encoder_is_trained_inside_every_fold(write_scan):
     one, two = (cross_validate(table, cohort, **settings, n_jobs=jobs) for jobs in (1, 2))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     assert one["y_prob"].between(0, 1).all()
+
+
+# Options of what is fitted inside the fold
+
+OPTIONS = {"selector": "mrmr_miq", "harmonise": "site", "imbalance": "class_weight"}
+ONE = {**QUICK, "feature_sets": ["handcrafted"], "classifiers": ["logistic"], "baselines": ()}
+
+
+def make_sites(n=36, shift=4.0, sites="AAB"):
+    """As :func:`make`, but sites do not follow the outcome; those called B lie higher by ``shift``."""
+    table, cohort = make(n=n)
+    names = [sites[(i // 2) % len(sites)] for i in range(n)]
+    table += shift * (np.array(names) == "B")[:, None]
+    cases = [Case(c.case_id, c.patient_id, outcome=c.outcome, site=name) for c, name in zip(cohort, names, strict=True)]
+    return table, Cohort(cases)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_option_changes_the_predictions_and_nothing_else(option):
+    table, cohort = make_sites()
+    # Weights change nothing when both classes are of one size.
+    cohort = Cohort(case for i, case in enumerate(cohort) if i % 6 != 1)
+    table = table.loc[[case.case_id for case in cohort]]
+    plain = cross_validate(table, cohort, **ONE)
+    changed = cross_validate(table, cohort, **ONE, **{option: OPTIONS[option]})
+    assert not np.array_equal(plain["y_prob"], changed["y_prob"])
+    columns = ["case_id", "repeat", "fold", "y_true"]
+    pd.testing.assert_frame_equal(plain[columns], changed[columns])
+    assert ("harmonised" in changed) == (option == "harmonise")
+    assert "harmonised" not in plain
+
+
+def test_default_selector_by_its_name_gives_the_same_predictions():
+    table, cohort = make()
+    one, two = (cross_validate(table, cohort, **ONE, selector=name) for name in (None, "top"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_harmonisation_removes_a_scanner_that_hides_the_signal():
+    table, cohort = make_sites(n=60, shift=8.0, sites="AB")
+    plain, harmonised = (auc(cross_validate(table, cohort, **ONE, harmonise=name)) for name in (None, "site"))
+    assert harmonised > plain
+    assert harmonised > 0.8
+
+
+def test_options_are_fitted_without_the_patients_to_be_predicted():
+    table, cohort = make_sites()
+    settings = {**ONE, **OPTIONS, "selector": "lasso"}
+    before = cross_validate(table, cohort, **settings).query("classifier == @SELECTED").set_index("case_id")
+    tested = before.index[before["fold"] == 0]
+    changed = table.copy()
+    changed.loc[tested[0]] = 50.0
+    after = cross_validate(changed, cohort, **settings).query("classifier == @SELECTED").set_index("case_id")
+    same = tested[1:]
+    pd.testing.assert_series_equal(before.loc[same, "y_prob"], after.loc[same, "y_prob"], check_exact=True)
+    assert before.loc[tested[0], "y_prob"] != after.loc[tested[0], "y_prob"]
+
+
+def test_patients_of_a_lone_site_are_flagged_or_refused(caplog):
+    table, cohort = make_sites()
+    cases = [Case(c.case_id, c.patient_id, outcome=c.outcome, site="lone" if i == 7 else c.site)
+             for i, c in enumerate(cohort)]  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        predictions = cross_validate(table, Cohort(cases), **ONE, harmonise="site")
+    adjusted = predictions[predictions["classifier"] == SELECTED].set_index("case_id")["harmonised"]
+    assert adjusted[~adjusted].index.tolist() == ["c007"]
+    assert "1 of 36 cases were never harmonised" in caplog.text
+    with pytest.raises(InputError, match=r"training rows.*unseen_batch"):
+        cross_validate(table, Cohort(cases), **ONE, harmonise="site", unseen_batch="error")
+
+
+def test_case_without_a_batch_is_named():
+    table, cohort = make_sites()
+    cases = [Case(c.case_id, c.patient_id, outcome=c.outcome, site=None if i == 3 else c.site)
+             for i, c in enumerate(cohort)]  # fmt: skip
+    with pytest.raises(InputError, match="c003: Column 'site' must name the batch"):
+        cross_validate(table, Cohort(cases), **ONE, harmonise="site")
+
+
+def test_a_batch_that_is_the_outcome_is_refused():
+    table, cohort = make()
+    with pytest.raises(InputError, match="Every value of 'site' has one outcome only"):
+        cross_validate(table, cohort, **ONE, harmonise="site")
+
+
+def test_clinical_columns_and_baselines_live_beside_the_options():
+    table, cohort = make()
+    cohort = Cohort(
+        Case(c.case_id, c.patient_id, outcome=c.outcome, site="AB"[i // 2 % 2], covariates=c.covariates)
+        for i, c in enumerate(cohort)
+    )
+    predictions = cross_validate(
+        table,
+        cohort,
+        feature_sets=["late", "fused+clinical", "clinical"],
+        covariates=["age", "sex"],
+        **QUICK,
+        **OPTIONS,
+    )
+    assert predictions["y_prob"].between(0, 1).all()
+    assert not predictions.loc[predictions["feature_set"].isin(["clinical", "baseline"]), "harmonised"].any()
+    assert predictions.loc[predictions["feature_set"] == "late", "harmonised"].all()

@@ -98,3 +98,38 @@ def test_cut_off_and_calibration_come_from_training_patients_only():
     new, strangers = make(n=20, seed=3, prefix="b")
     scores = [validate_model(m, new, strangers)["y_prob"].rank().tolist() for m in (model, plain)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize("selector", ["lasso", "mrmr_fcq", "rfe", "correlation_clusters"])
+def test_options_are_stored_with_the_model_and_a_new_site_is_left_unadjusted(tmp_path, selector, caplog):
+    def at_sites(table, cohort, names):
+        sites = [names[(i // 2) % len(names)] for i in range(len(cohort))]
+        table = table + 4.0 * (np.array(sites) == "B")[:, None]
+        return table, Cohort(
+            Case(c.case_id, c.patient_id, outcome=c.outcome, site=site) for c, site in zip(cohort, sites, strict=True)
+        )
+
+    table, cohort = at_sites(*make(), "AB")
+    options = {"selector": selector, "harmonise": "site", "imbalance": "class_weight"}
+    model = fit_model(table, cohort, feature_set="fused", classifiers=["logistic"], **options)
+    again = load_model(model.save(tmp_path))
+    assert again.card["settings"]["selector"] == again.card["in_fold"]["selection"]["selector"] == selector
+    assert again.card["in_fold"]["harmonisation"]["batch"] == "site"
+    new, strangers = at_sites(*make(n=12, seed=1, prefix="b"), ["A", "B", "C"])
+    with caplog.at_level("WARNING"):
+        one, two = (validate_model(m, new, strangers) for m in (model, again))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert one["harmonised"].tolist() == [case.site != "C" for case in strangers]
+    assert "4 of 12 rows are not harmonised: the model cannot adjust site 'C'" in caplog.text
+
+
+def test_model_with_the_strict_rule_refuses_a_new_site(tmp_path):
+    table, cohort = make()
+    sites = Cohort(
+        Case(c.case_id, c.patient_id, outcome=c.outcome, site="AB"[i // 2 % 2]) for i, c in enumerate(cohort)
+    )
+    model = fit_model(table, sites, classifiers=["logistic"], harmonise="site", unseen_batch="error")
+    new, strangers = make(n=6, seed=2, prefix="b")
+    elsewhere = Cohort(Case(c.case_id, c.patient_id, outcome=c.outcome, site="Z") for c in strangers)
+    with pytest.raises(InputError, match="6 rows come from batch 'Z'"):
+        validate_model(model, new, elsewhere)

@@ -128,9 +128,9 @@ def test_patients_are_resampled_not_rows():
 
 
 def test_copies_of_a_patient_share_an_inner_fold():
-    # With a copy on the other side of an inner split the nearest neighbour would look perfect and be chosen.
-    table, cohort = make(n=40, p=8, signal=1.0, seed=2)
-    classifiers = {"nearest": KNeighborsClassifier(1), "logistic": LogisticRegression()}
+    # With copies on both sides of an inner split the nearest neighbour looks better than it is: 3 of 16 fits choose it.
+    table, cohort = make(n=40, p=8, signal=1.5, seed=2)
+    classifiers = {"nearest": KNeighborsClassifier(1), "logistic": LogisticRegression(C=0.01)}
     found = bootstrap_632(table, cohort, DeclaredPipeline(classifiers=classifiers), n_bootstrap=15, **QUIET)
     assert set(found["classifier"]) == {"selected"}
     assert found.attrs["chosen"] == {"logistic": 16}
@@ -312,3 +312,21 @@ def test_honest_estimates_are_unbiased_over_cohorts_of_noise():
     assert resubstitution > 0.95
     assert plain > 0.6
     assert np.max(np.abs(np.array(honest) - 0.5)) < 0.1
+
+
+def test_options_of_the_fold_reach_every_fit():
+    table, cohort = make(n=24, p=6)
+    sites = Cohort(
+        Case(c.case_id, c.patient_id, outcome=c.outcome, site="AB"[i // 2 % 2])
+        for i, c in enumerate(cohort)
+        if i % 8 != 1  # weights change nothing when both classes are of one size
+    )
+    table = table.loc[[case.case_id for case in sites]]
+    options = [{}, {"selector": "rfe", "max_features": 2}, {"harmonise": "site"}, {"imbalance": "class_weight"}]
+    found = [
+        bootstrap_632(table, sites, DeclaredPipeline(classifiers=LOGISTIC.classifiers, inner_folds=2, **own), **FAST)
+        for own in options
+    ]
+    assert len({tuple(estimates(one, "brier")) for one in found}) == 4
+    with pytest.raises(InputError, match="Did you mean 'rfe'"):
+        bootstrap_632(table, sites, DeclaredPipeline(selector="rfee"), **FAST)
