@@ -1,0 +1,58 @@
+"""The verb ``hybrid survival``: Cox models of features, cross-validated, with a report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from hybrid.cases import Cohort
+
+Say = Callable[[str], None]
+
+
+def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
+    """Add the verb to the command's parser."""
+    parser = verbs.add_parser(
+        "survival", parents=[work], help="time to an event: Cox models, C-index, risk groups, report"
+    )
+    parser.add_argument("cohort", help="cohort table with the follow-up: CSV or Excel")
+    parser.add_argument("--features", required=True, help="features.csv")
+    parser.add_argument(
+        "--time", required=True, metavar="COLUMN", help="follow-up from inclusion to event or last contact"
+    )
+    parser.add_argument("--event", required=True, metavar="COLUMN", help="1: event, 0: censored (see --event-value)")
+    parser.add_argument("--event-value", metavar="VALUE", help="value of the event column that means an event")
+    parser.add_argument("--time-unit", default="", help="unit of the follow-up, for the report: days, months, years")
+    parser.add_argument(
+        "--horizons", nargs="+", type=float, metavar="TIME", help="default: eight over most of the events"
+    )
+    parser.add_argument("--feature-sets", nargs="+", default=["handcrafted", "deep", "fused"])
+    parser.add_argument("--covariates", nargs="+", default=[], help="clinical columns of the cohort table")
+    parser.add_argument(
+        "--volume", metavar="FEATURE", help="feature of the volume baseline (default: the shape volume)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--folds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--inner-folds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--permutations", type=int, default=0, help="shuffles of the follow-up (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--title", default="Survival")
+    parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
+    parser.set_defaults(verb=_survival, say=say)
+
+
+def _survival(options: argparse.Namespace) -> int:
+    from .files import read_features
+    from .survival import run_survival
+
+    report = run_survival(
+        read_features(options.features), Cohort.read(options.cohort), options.out, time=options.time,
+        event=options.event, event_value=options.event_value, feature_sets=options.feature_sets,
+        covariates=options.covariates, volume=options.volume, horizons=options.horizons, repeats=options.repeats,
+        folds=options.folds, inner_folds=options.inner_folds, n_permutations=options.permutations,
+        time_unit=options.time_unit, title=options.title, seed=options.seed, n_jobs=options.jobs,
+        backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Report: {report.resolve()}")
+    return 0
