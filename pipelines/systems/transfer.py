@@ -381,21 +381,27 @@ def judge_case(
     case: Case, seed: int, *, model: str, structures: Mapping[str, Sequence[int]], locator: str | None
 ) -> Rows:
     """Rows ``structure, metric, value`` of one test case under one model."""
-    from hybrid.deep.segmentation.cascade import widened
-    from hybrid.deep.segmentation.preprocessing import open_scan
     from hybrid.mask_metrics import measure_masks
 
     image, reference = read_pair(case)
-    scan = open_scan(image, case_id=case.case_id)
+    prediction = drawn_labels(image, case.case_id, model=model, locator=locator)
+    table = measure_masks(prediction, reference, structures, case_id=case.case_id)
+    chosen = table[table["metric"].isin(METRICS)]
+    return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
+
+
+def drawn_labels(image: sitk.Image, case_id: str, *, model: str, locator: str | None) -> sitk.Image:
+    """Labels that a network of the study draws, on the grid of the image."""
+    from hybrid.deep.segmentation.cascade import widened
+    from hybrid.deep.segmentation.preprocessing import open_scan
+
+    scan = open_scan(image, case_id=case_id)
     relevant = None
     if locator is not None:
         finder = _segmenter(locator)
         relevant = widened(finder.run(scan).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
     labels = _segmenter(model).run(scan, relevant=relevant).labels
-    prediction = from_array(scan.orientation.undo(labels), image)
-    table = measure_masks(prediction, reference, structures, case_id=case.case_id)
-    chosen = table[table["metric"].isin(METRICS)]
-    return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
+    return from_array(scan.orientation.undo(labels), image)
 
 
 @functools.lru_cache(maxsize=3)
