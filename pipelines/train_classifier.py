@@ -28,6 +28,7 @@ from hybrid.provenance import code_version, digest, file_digest, hashed_patient,
 from hybrid.tables import FAILURE_COLUMNS
 
 from .files import write_csv
+from .image_audit import audit_images
 from .runner import Rows, Task, run_tasks, write_failures
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,8 @@ def train_classifier(
     Returns
     -------
     Path
-        The model folder.
+        The model folder. ``shortcuts.csv`` in it says which facts of the files alone tell the classes of the patients
+        that are trained on, see :func:`hybrid.analysis.audit_shortcuts`; those with an AUC above 0.7 are warned about.
 
     Raises
     ------
@@ -170,11 +172,12 @@ def train_classifier(
         logger.info("%s is trained already.", out)
         return out
     store = Path(cache) if cache is not None else out / PREPARED
-    paths, failures = _prepare(images, plan.input, store, n_jobs, backend, progress)
+    paths, facts, failures = _prepare(images, plan.input, store, n_jobs, backend, progress)
     _report_problems(pd.concat([problems, failures], ignore_index=True), out, on_problem)
     images = images[images["id"].isin(paths)].assign(path=lambda t: t["id"].map(paths)).reset_index(drop=True)
     _refuse_copies(images)
     splits = divide(images)
+    audit_images(images if folds else images.assign(split=images["id"].map(splits[0])), facts, out, seed=seed)
     card = {"table_key": key, **design, "warnings": _warnings(images, splits, split_by)}
     _train_folds(plan, images, splits, out, card, resume, progress)
     if cache is None:
@@ -648,7 +651,9 @@ def _file_content(path: Path) -> str:
 
 
 def prepare_image(row: Mapping[str, Any], seed: int, *, input: Mapping[str, Any], store: Path) -> Rows:
-    """Prepare one image and store it in half precision under the digest of its content."""
+    """Prepare one image and store it in half precision under the digest of its content; its row has its facts."""
+    from hybrid.shortcuts import image_facts
+
     target = store / f"{row['content']}.npy"
     values = input_from_dict(input).read(Path(row["image"]), row["slice"], case_id=row["id"])
     store.mkdir(parents=True, exist_ok=True)
@@ -656,13 +661,13 @@ def prepare_image(row: Mapping[str, Any], seed: int, *, input: Mapping[str, Any]
     with partial.open("wb") as stream:
         np.save(stream, values.astype(np.float16))
     partial.replace(target)
-    return [{"path": str(target)}]
+    return [{"path": str(target), **image_facts(Path(row["image"]), row["slice"], case_id=row["id"])}]
 
 
 def _prepare(
     images: pd.DataFrame, input: ImageInput, store: Path, n_jobs: int, backend: str, progress: bool
-) -> tuple[dict[str, Path], pd.DataFrame]:
-    """Write the prepared file of each image; return their paths and the failures."""
+) -> tuple[dict[str, Path], dict[str, dict[str, Any]], pd.DataFrame]:
+    """Write the prepared file of each image; return their paths, their facts and the failures."""
     function = functools.partial(prepare_image, input=input.to_dict(), store=store)
     tasks = [
         Task(row.id, digest([row.content, code_version()]), {
@@ -674,7 +679,8 @@ def _prepare(
         function, tasks, stage=STAGE, out=store, n_jobs=n_jobs, backend=backend, progress=progress,
         valid=lambda rows: Path(rows[0]["path"]).is_file(),
     )  # fmt: skip
-    return {name: Path(rows[0]["path"]) for name, rows in results.rows.items()}, results.failures
+    found = {name: dict(rows[0]) for name, rows in results.rows.items()}
+    return {name: Path(row.pop("path")) for name, row in found.items()}, found, results.failures
 
 
 def _report_problems(problems: pd.DataFrame, out: Path, on_problem: str) -> None:

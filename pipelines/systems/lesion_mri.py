@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 SHARES: Final = {"train": 0.6, "validation": 0.2, "test": 0.2}
 MODEL: Final = "model"
 STRUCTURE: Final = "lesion"
+DEMO_PATIENTS: Final = 20
+DEMO_MINUTES: Final = 3.0
 
 
 def run_lesion_mri(
@@ -121,6 +123,47 @@ def run_lesion_mri(
     return write_mask_report(
         table, out, cohort=cohort, masks=out / "predicted" / "masks", lesions=STRUCTURE, title=title, curves=curves,
         gap=True, by_size=by_size if len(by_size) > 1 else None, simulated=simulated, record=record,
+    )  # fmt: skip
+
+
+def demo_malformations(
+    out: str | Path,
+    *,
+    n: int = DEMO_PATIENTS,
+    minutes: float = DEMO_MINUTES,
+    seed: int = 0,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Simulate venous malformations on T2 MRI and run the whole study on them, in a few minutes without a GPU.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder for the simulated patients (``cohort/``) and everything that :func:`run_lesion_mri` writes.
+    n : int
+        Simulated patients.
+    minutes : float
+        Training time; without augmentation, so that the network learns its training patients by heart.
+    seed : int
+        Of simulation and training.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`.
+
+    Returns
+    -------
+    Path
+        ``report.html``.
+    """
+    from hybrid.phantoms import simulate_malformation_cohort
+
+    out = Path(out)
+    logger.info("Simulating %d malformations in %s", n, out / "cohort")
+    cohort = simulate_malformation_cohort(out / "cohort", n=n, seed=seed, progress=progress)
+    return run_lesion_mri(
+        cohort, out, minutes=minutes, augment=False, simulated=True, seed=seed, n_jobs=n_jobs, backend=backend,
+        progress=progress, title="Venous malformations on T2 MRI",
     )  # fmt: skip
 
 

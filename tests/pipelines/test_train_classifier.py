@@ -94,6 +94,26 @@ def test_volumes_are_trained_and_every_image_is_predicted(trained, table):
     assert not (trained / "checkpoint.pt").exists()
 
 
+def test_a_size_that_gives_the_label_away_is_warned_about_before_training(tmp_path, caplog):
+    rng, rows = np.random.default_rng(0), []
+    for number in range(24):
+        side = 24 if number % 2 else 30
+        Image.fromarray(rng.integers(0, 255, (side, side), dtype=np.uint8)).save(tmp_path / f"{number}.png")
+        split = "test" if number > 19 else "tuning" if number > 15 else "train"
+        rows.append((f"s{number}", f"p{number}", f"{number}.png", "yes" if number % 2 else "no", split))
+    columns = ["case_id", "patient_id", "image", "label", "split"]
+    with caplog.at_level(logging.WARNING):
+        train_classifier(
+            pd.DataFrame(rows, columns=columns), tmp_path / "model", task="slice", folder=tmp_path, epochs=1,
+            input=SliceInput((16, 16), intensity="display"), **SMALL,
+        )  # fmt: skip
+    table = pd.read_csv(tmp_path / "model" / "shortcuts.csv").set_index("fact")
+    assert table.loc["rows", "auc"] == 1.0
+    assert table.loc["rows", "n_patients"] == 20
+    assert table.loc["bit_depth", "auc"] == 0.5
+    assert "Shortcut: rows alone tells" in caplog.text
+
+
 def test_the_model_predicts_what_the_table_says(trained, table):
     found = read_predictions(trained / "predictions.csv")
     model = ImageClassifier.load(trained)
