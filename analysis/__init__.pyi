@@ -32,7 +32,7 @@ from .cut_offs import (
     sensitivity_at_specificity,
     specificity_at_sensitivity,
 )
-from .describe import describe_cohort, describe_features, format_description
+from .describe import describe_by_split, describe_cohort, describe_features, format_description
 from .design_checks import check_design
 from .detection import classification_by_size, detection_table, froc, recall_by_diameter
 from .exports import export_report
@@ -56,16 +56,35 @@ from .mask_plots import (
 )
 from .mask_report import MaskReport
 from .metrics import confusion, evaluate_models
+from .model_agreement import compare_all_calls, compare_calls
+from .model_family import compare_family, rank_models
 from .multiclass import hand_till, multiclass_aucs
 from .multiplicity import adjust
 from .overlap import bland_altman, gap_by_training_size, generalisation_gap, summarise_overlap
 from .partial_auc import partial_auc, partial_auc_difference, partial_auc_intervals
+from .per_class import choose_abstention, confusion_table, coverage_table, per_class_table, per_group_table
 from .plots import calibration_curves, plot_auc, plot_calibration, plot_forest, plot_probabilities, plot_roc, roc_curves
 from .reliability import concordance, icc, selection_stability, stack_raters, univariate_screening
 from .report import Report
 from .resampling import bootstrap
 from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_test, roc_points
 from .sample_size import sample_size_binary, sample_size_continuous, sample_size_survival, sample_size_verdict
+from .sequence_report import SequenceReport
+from .shortcut_audit import audit_shortcuts
+from .slice_report import SliceReport
+from .small_sample_report import SmallSampleReport
+from .survival import (
+    brier_survival,
+    concordance_difference,
+    concordance_index,
+    concordance_interval,
+    integrated_brier,
+    survival_auc,
+    uno_concordance,
+)
+from .survival_curves import hazard_ratio, kaplan_meier, log_rank, median_survival, restricted_mean
+from .survival_report import SurvivalReport, plot_kaplan_meier, plot_survival_auc
+from .survival_tables import compare_survival, evaluate_survival
 from .transfer import contrast_arms, summarise_arms
 from .transfer_report import TransferReport
 from .usefulness import (
@@ -78,6 +97,7 @@ from .usefulness import (
     reclassification,
     reclassification_table,
 )
+from .validation import compare_validation, measure_validation
 
 __all__ = [
     "CONVENTIONS",
@@ -85,6 +105,10 @@ __all__ = [
     "DelongTest",
     "MaskReport",
     "Report",
+    "SequenceReport",
+    "SliceReport",
+    "SmallSampleReport",
+    "SurvivalReport",
     "TransferReport",
     "adjust",
     "at_cut_off",
@@ -92,28 +116,41 @@ __all__ = [
     "auc_difference_power",
     "auc_intervals",
     "auc_power",
+    "audit_shortcuts",
     "bayesian_correlated_t",
     "bland_altman",
     "bootstrap",
     "brier_score",
+    "brier_survival",
     "by_convention",
     "calibration_curves",
     "calibration_errors",
     "calibration_metrics",
     "calibration_smooth",
     "check_design",
+    "choose_abstention",
     "classification_by_size",
     "clustered_auc",
     "clustered_auc_test",
     "cochran_q",
     "cohen_kappa",
     "cohen_kappa_table",
+    "compare_all_calls",
+    "compare_calls",
+    "compare_family",
     "compare_models",
     "compare_reclassification",
+    "compare_survival",
+    "compare_validation",
     "concordance",
+    "concordance_difference",
+    "concordance_index",
+    "concordance_interval",
     "confusion",
+    "confusion_table",
     "contrast_arms",
     "corrected_resampled_t",
+    "coverage_table",
     "critical_difference",
     "cut_off_table",
     "decision_curve",
@@ -121,10 +158,12 @@ __all__ = [
     "delong_covariance",
     "delong_interval",
     "delong_test",
+    "describe_by_split",
     "describe_cohort",
     "describe_features",
     "detection_table",
     "evaluate_models",
+    "evaluate_survival",
     "export_report",
     "fill_checklist",
     "format_description",
@@ -133,12 +172,18 @@ __all__ = [
     "gap_by_training_size",
     "generalisation_gap",
     "hand_till",
+    "hazard_ratio",
     "hosmer_lemeshow",
     "icc",
+    "integrated_brier",
+    "kaplan_meier",
     "log_loss",
+    "log_rank",
     "logistic_recalibration",
     "mcnemar",
     "mcnemar_predictions",
+    "measure_validation",
+    "median_survival",
     "multiclass_aucs",
     "nemenyi",
     "net_benefit",
@@ -148,6 +193,8 @@ __all__ = [
     "partial_auc",
     "partial_auc_difference",
     "partial_auc_intervals",
+    "per_class_table",
+    "per_group_table",
     "pilot_difference_power",
     "pilot_difference_sample_size",
     "plot_auc",
@@ -160,16 +207,20 @@ __all__ = [
     "plot_forest",
     "plot_froc",
     "plot_gap",
+    "plot_kaplan_meier",
     "plot_overlays",
     "plot_probabilities",
     "plot_recall_by_diameter",
     "plot_roc",
+    "plot_survival_auc",
     "plot_training_curves",
+    "rank_models",
     "read_kits_csv",
     "read_nnunet_summary",
     "recall_by_diameter",
     "reclassification",
     "reclassification_table",
+    "restricted_mean",
     "roc_curves",
     "roc_points",
     "sample_size_auc",
@@ -186,7 +237,9 @@ __all__ = [
     "summarise_arms",
     "summarise_checklist",
     "summarise_overlap",
+    "survival_auc",
     "univariate_screening",
+    "uno_concordance",
     "unpaired_delong_test",
     "write_checklists",
     "write_kits_csv",

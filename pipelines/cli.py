@@ -17,7 +17,7 @@ from hybrid.cases import Cohort
 from hybrid.errors import HybridError
 from hybrid.provenance import versions
 
-from . import cli_masks, cli_transfer
+from . import cli_masks, cli_sequence, cli_slices, cli_survival, cli_transfer
 
 EXIT_PROBLEMS = 1
 EXIT_ERROR = 2
@@ -71,6 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_validate(verbs.add_parser("validate", parents=[work], help="apply a frozen model to new patients"))
     cli_masks.add_verbs(verbs, work, _say)
     cli_transfer.add_verbs(verbs, work, _say)
+    cli_sequence.add_verbs(verbs, work, _say)
+    cli_slices.add_verbs(verbs, work, _say)
+    cli_survival.add_verbs(verbs, work, _say)
     info = verbs.add_parser("info", parents=[common], help="versions, studies, presets, classifiers")
     info.set_defaults(verb=_info)
     return parser
@@ -91,15 +94,22 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--masks", choices=("predicted", "given"), default="predicted",
         help="train a small cascade that draws the masks, or take those that come with the patients",
     )  # fmt: skip
+    parser.add_argument(
+        "--system", choices=("a", "c", "d", "e"), default="a",
+        help="a: renal masses on CT and the whole line (default); c: malformations on MRI; d: which MR sequence; "
+        "e: findings on head CT",
+    )  # fmt: skip
     parser.set_defaults(verb=_demo)
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from .demo import run_demo
+    from .demo import run_demo, run_system_demo
 
-    report = run_demo(
-        options.out, masks=options.masks, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet
-    )
+    work = {"n_jobs": options.jobs, "backend": options.backend, "progress": not options.quiet}
+    if options.system == "a":
+        report = run_demo(options.out, masks=options.masks, **work)
+    else:
+        report = run_system_demo(options.system, options.out, **work)
     _say(f"Report: {report.resolve()}")
     return 0
 

@@ -1,15 +1,19 @@
-"""The verb ``hybrid transfer``: a small cohort borrows from a large one (system b)."""
+"""The verbs of system b: ``hybrid transfer``, and ``hybrid small-sample`` for the classification."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hybrid.analysis.transfer import ARMS
 from hybrid.cases import Cohort
+from hybrid.selection import MIN_ICC
 
 from .cli_masks import labels_of_word, split_word, values_of_words
+
+if TYPE_CHECKING:
+    from .small_sample import SmallSampleSettings
 
 Say = Callable[[str], None]
 
@@ -38,8 +42,63 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--title", default="Transfer to a small cohort")
     parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
+    parser.add_argument(
+        "--classify", metavar="STRUCTURE", help="then classify the outcome by features of this structure's masks"
+    )
+    parser.add_argument("--mask-arm", default="zero_shot", choices=list(ARMS), help="whose masks (%(default)s)")
     parser.add_argument("--out", required=True, help="folder for models, tables and report.html")
+    _add_classification(parser)
     parser.set_defaults(verb=_transfer, say=say)
+    parser = verbs.add_parser(
+        "small-sample", parents=[work], help="system b: handcrafted against deep features with about twenty patients"
+    )
+    parser.add_argument("cohort", help="table: image, mask, outcome, optional split (test: held out)")
+    parser.add_argument("--predicted", help="table of the same cases with predicted masks")
+    parser.add_argument("--features", help="feature table in place of images")
+    parser.add_argument("--label", type=int, help="label of the lesion in the masks")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--title", default="Handcrafted against deep features in a small cohort")
+    parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
+    parser.add_argument("--out", required=True, help="folder for features, tables and report.html")
+    _add_classification(parser)
+    parser.set_defaults(verb=_small_sample, say=say)
+
+
+def _add_classification(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("classification")
+    group.add_argument("--positive", help="outcome that counts as positive (default: 1)")
+    group.add_argument("--handcrafted", default="ct", help="preset or PyRadiomics parameter file (%(default)s)")
+    group.add_argument("--encoder", default="bundled", help="bundled, or a weight file or model folder")
+    group.add_argument("--min-icc", type=float, default=MIN_ICC, help="smallest agreement of both masks (%(default)s)")
+    group.add_argument("--cv-folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
+    group.add_argument("--cv-repeats", type=int, default=10, help="of the cross-validation (default: %(default)s)")
+    group.add_argument("--bootstraps", type=int, default=200, help="of the .632+ estimate (default: %(default)s)")
+    group.add_argument("--permutations", type=int, default=100, help="of the outcome (default: %(default)s)")
+
+
+def _declared(options: argparse.Namespace) -> SmallSampleSettings:
+    from .small_sample import SmallSampleSettings
+
+    return SmallSampleSettings(
+        repeats=options.cv_repeats, folds=options.cv_folds, bootstraps=options.bootstraps,
+        permutations=options.permutations, min_icc=options.min_icc, seed=options.seed,
+    )  # fmt: skip
+
+
+def _small_sample(options: argparse.Namespace) -> int:
+    from .files import read_features
+    from .small_sample import run_small_sample
+
+    report = run_small_sample(
+        Cohort.read(options.cohort), options.out,
+        predicted=Cohort.read(options.predicted) if options.predicted else None,
+        features=read_features(options.features) if options.features else None, label=options.label,
+        handcrafted=options.handcrafted, encoder=options.encoder, positive=options.positive,
+        settings=_declared(options), title=options.title, simulated=options.simulated, n_jobs=options.jobs,
+        backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Report: {report.resolve()}")
+    return 0
 
 
 def _transfer(options: argparse.Namespace) -> int:
@@ -57,4 +116,12 @@ def _transfer(options: argparse.Namespace) -> int:
         n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {study.run().resolve()}")
+    if options.classify:
+        from .systems.transfer_features import classify_transfer
+
+        report = classify_transfer(
+            study, structure=options.classify, arm=options.mask_arm, handcrafted=options.handcrafted,
+            encoder=options.encoder, positive=options.positive, settings=_declared(options),
+        )  # fmt: skip
+        options.say(f"Classification: {report.resolve()}")
     return 0

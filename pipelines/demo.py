@@ -1,8 +1,9 @@
-"""The demonstration: a simulated renal CT cohort through the whole line, offline, in minutes."""
+"""Demonstrations on simulated patients, offline, in minutes: the whole line on renal CT, and the other systems."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -80,6 +81,45 @@ def run_demo(
         table = _draw_masks(out, seed, minutes, {"n_jobs": n_jobs, "backend": backend, "progress": progress})
     config = StudyConfig.from_yaml(find_study("demo"), cohort_file=table)
     return run_study(config, out, n_jobs=n_jobs, backend=backend, progress=progress)
+
+
+def run_system_demo(
+    system: str,
+    out: str | Path = "hybrid-demo",
+    *,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> Path:
+    """Run one of the other published systems on simulated patients.
+
+    Parameters
+    ----------
+    system : {"c", "d", "e"}
+        Malformations on T2 MRI, sequences of prostate MRI, findings on head CT.
+    out : path-like
+        Folder for patients, models, tables and ``report.html``.
+    n_jobs, backend, progress
+        See :func:`hybrid.pipelines.run_tasks`.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    InputError
+        For another system.
+    """
+    from .systems.head_slices import demo_slices
+    from .systems.lesion_mri import demo_malformations
+    from .systems.sequences import demo_sequences
+
+    systems: dict[str, Callable[..., Path]] = {"c": demo_malformations, "d": demo_sequences, "e": demo_slices}
+    if system not in systems:
+        raise unknown_name("system", system, systems)
+    return systems[system](Path(out), n_jobs=n_jobs, backend=backend, progress=progress)
 
 
 def _draw_masks(out: Path, seed: int, minutes: float, work: dict) -> Path:

@@ -7,6 +7,8 @@ from hybrid import Cohort, InputError, LeakageError
 from hybrid.analysis.transfer import ARMS, contrast_arms, first_sentence, summarise_arms
 from hybrid.pipelines import TransferStudy
 from hybrid.pipelines.cli import main
+from hybrid.pipelines.small_sample import SmallSampleSettings
+from hybrid.pipelines.systems.transfer_features import classify_transfer, predicted_masks
 
 FAST = {"epochs": 1, "pretraining_epochs": 2, "steps": 4, "seeds": 1, "plan": {"width": 8}, "progress": False}
 
@@ -111,6 +113,44 @@ def test_the_command_writes_the_report(primary, auxiliary, tmp_path, capsys):
     ])  # fmt: skip
     assert code == 0
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_masks_come_only_from_networks_that_have_not_seen_the_patient(primary, auxiliary, tmp_path):
+    study = TransferStudy(primary, auxiliary, tmp_path / "out", arms=("zero_shot", "primary_only"), **FAST)
+    with pytest.raises(LeakageError, match="4 primary cases, the first is c0, have masks of 'primary_only' only"):
+        predicted_masks(study, "primary_only")
+    with pytest.raises(InputError, match="'joint' was not trained"):
+        predicted_masks(study, "joint")
+    own = write_cohort(tmp_path / "own", 6)
+    folded = TransferStudy(own, auxiliary, tmp_path / "folds", arms=("primary_only",), folds=2, **FAST)
+    folded.run()
+    drawn = predicted_masks(folded, "primary_only")
+    assert sorted(case.case_id for case in drawn) == [f"c{i}" for i in range(6)]
+    assert all(case.mask.is_file() and "predicted" in case.mask.parts for case in drawn)
+
+
+def test_the_outcome_is_classified_by_features_of_both_masks(auxiliary, tmp_path):
+    folder = tmp_path / "own"
+    write_cohort(folder, 10)
+    table = pd.read_csv(folder / "cohort.csv").assign(outcome=[0, 1] * 5)
+    table.to_csv(folder / "cohort.csv", index=False)
+    options = FAST | {"pretraining_epochs": 8, "steps": 15}
+    study = TransferStudy(
+        Cohort.from_csv(folder / "cohort.csv"), auxiliary, tmp_path / "out", arms=("zero_shot",), folds=2, **options
+    )
+    study.run()
+    shape = {"imageType": {"Original": {}}, "featureClass": {"shape": [], "firstorder": []}}
+    report = classify_transfer(
+        study, structure="label_1", handcrafted=shape, encoder=None,
+        settings=SmallSampleSettings(repeats=1, folds=2, inner_folds=2, bootstraps=2, permutations=1),
+    )  # fmt: skip
+    estimates = pd.read_csv(report.parent / "tables" / "estimates.csv")
+    assert set(estimates["source"]) == {"reference", "predicted"}
+    assert {"handcrafted", "volume"} == set(estimates["feature_set"])
+    agreement = pd.read_csv(report.parent / "tables" / "agreement.csv").set_index("feature")
+    assert agreement.loc["rad_original_shape_MeshVolume", "n_subjects"] >= 3
+    with pytest.raises(InputError, match="Unknown structure 'tumour'"):
+        classify_transfer(study, structure="tumour")
 
 
 def scores_of(values):
