@@ -52,6 +52,10 @@ DEMO_LAYER: Final = "layer3"
 """At 96 pixels the last stage of a ResNet has 3 x 3 cells, 70 mm each; this one has 6 x 6."""
 
 
+COLUMNS: Final = 1
+"""Axis of a slice that runs from left to right."""
+
+
 def run_head_ct_study(
     table: pd.DataFrame | str | Path,
     out: str | Path,
@@ -65,6 +69,7 @@ def run_head_ct_study(
     negative: str | None = None,
     saliency: str | None = "gradcam",
     target_layer: str | None = None,
+    mirror: bool = True,
     compare_splits: bool = True,
     audit: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -98,6 +103,8 @@ def run_head_ct_study(
         See :func:`hybrid.pipelines.train_classifier`; each of the two networks is trained for so long.
     negative, saliency, target_layer
         See :func:`hybrid.pipelines.slice_ct.find_in_slices`.
+    mirror : bool
+        Show half of the training slices mirrored left to right: a finding may lie on either side.
     compare_splits : bool
         Train a second network on a split by image.
     audit : bool
@@ -133,7 +140,7 @@ def run_head_ct_study(
     common: dict[str, Any] = {
         "task": "slice", "network": network, "input": chosen, "ratio": ratio, "minutes": minutes, "epochs": epochs,
         "weights": weights, "settings": settings, "network_options": network_options, "seed": seed, "folder": folder,
-        "resume": resume, "on_problem": on_problem, **work,
+        "resume": resume, "on_problem": on_problem, "augmentation": {"mirror": (COLUMNS,)} if mirror else True, **work,
     }  # fmt: skip
     rows, _ = slice_rows(table, folder=folder)
     nothing = negative_class(sorted(set(rows["label"].dropna())), negative)
