@@ -38,6 +38,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[], help="training-set sizes of the learning curve")
     parser.add_argument("--weights", nargs="+", type=float, default=[], help="auxiliary weights of the dilution test")
     parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x of the networks")
+    parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help="of the predictions")
     parser.add_argument("--locate", type=float, metavar="MM", help="look for the region at this voxel size first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--title", default="Transfer to a small cohort")
@@ -112,7 +113,8 @@ def _transfer(options: argparse.Namespace) -> int:
         epochs=options.epochs, pretraining_epochs=options.pretraining_epochs, steps=options.steps,
         seeds=options.seeds, folds=options.folds, repeats=options.repeats, sizes=options.sizes,
         weights=options.weights, plan={"spacing": options.spacing} if options.spacing else None,
-        locate_mm=options.locate, seed=options.seed, title=options.title, simulated=options.simulated,
+        locate_mm=options.locate, inference={"engine": options.engine},
+        seed=options.seed, title=options.title, simulated=options.simulated,
         n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {study.run().resolve()}")

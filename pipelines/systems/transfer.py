@@ -119,6 +119,9 @@ class TransferStudy:
     locate_mm : float, optional
         Look for the region first with a network of this voxel size, trained on the auxiliary cohort and shared by all
         arms; for large scans.
+    inference : mapping, optional
+        Fields of :class:`hybrid.deep.segmentation.InferenceOptions` for all predictions, for example
+        ``{"engine": "openvino"}``.
     seed : int
         Of folds, subsets and all trainings.
     title : str
@@ -149,6 +152,7 @@ class TransferStudy:
         weights: Sequence[float] = (),
         plan: Mapping[str, Any] | None = None,
         locate_mm: float | None = None,
+        inference: Mapping[str, Any] | None = None,
         seed: int = 0,
         title: str = "Transfer to a small cohort",
         simulated: bool = False,
@@ -165,7 +169,7 @@ class TransferStudy:
         self.epochs, self.pretraining_epochs, self.steps = epochs, pretraining_epochs, steps
         self.seeds, self.folds, self.repeats, self.seed = seeds, folds, repeats, seed
         self.sizes, self.weights = tuple(sizes), tuple(weights)
-        self.options, self.locate_mm = dict(plan or {}), locate_mm
+        self.options, self.locate_mm, self.inference = dict(plan or {}), locate_mm, dict(inference or {})
         self.title, self.simulated = title, simulated
         self.work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
         self.runs = self._planned_runs()
@@ -213,7 +217,7 @@ class TransferStudy:
             "epochs": self.epochs, "pretraining_epochs": self.pretraining_epochs, "steps": self.steps,
             "seeds": self.seeds, "sizes": list(self.sizes), "weights": list(self.weights), "seed": self.seed,
             "locate_mm": self.locate_mm, "label_map": {str(k): v for k, v in self.label_map.items()},
-            "plan": dict(self.options),
+            "plan": dict(self.options), "inference": dict(self.inference),
         }  # fmt: skip
 
     @property
@@ -366,9 +370,13 @@ class TransferStudy:
             settings = {
                 "model": file_digest(model / "model.safetensors"), "structures": self.structures,
                 "locator": None if locator is None else file_digest(Path(locator) / "model.safetensors"),
+                "inference": self.inference,
             }  # fmt: skip
-            function = functools.partial(judge_case, model=str(model), structures=self.structures, locator=locator)
-            stage = "judge_" + digest([run.arm, run.name, run.training, run.weight])[:10]
+            function = functools.partial(
+                judge_case, model=str(model), structures=self.structures, locator=locator, inference=self.inference
+            )
+            # Runs of one network on the same patients (zero-shot, whatever the seed) are judged once.
+            stage = "judge_" + digest([run.folder, run.test])[:10]
             results = run_cases(function, tested, stage=stage, settings=settings, out=self.out, **self.work)
             head = {"arm": run.arm, "run": run.name, "n_training": len(run.training), "weight": run.weight}
             for case_id, rows in results.rows.items():
@@ -378,19 +386,27 @@ class TransferStudy:
 
 
 def judge_case(
-    case: Case, seed: int, *, model: str, structures: Mapping[str, Sequence[int]], locator: str | None
+    case: Case,
+    seed: int,
+    *,
+    model: str,
+    structures: Mapping[str, Sequence[int]],
+    locator: str | None,
+    inference: Mapping[str, Any],
 ) -> Rows:
     """Rows ``structure, metric, value`` of one test case under one model."""
     from hybrid.mask_metrics import measure_masks
 
     image, reference = read_pair(case)
-    prediction = drawn_labels(image, case.case_id, model=model, locator=locator)
+    prediction = drawn_labels(image, case.case_id, model=model, locator=locator, inference=inference)
     table = measure_masks(prediction, reference, structures, case_id=case.case_id)
     chosen = table[table["metric"].isin(METRICS)]
     return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
 
 
-def drawn_labels(image: sitk.Image, case_id: str, *, model: str, locator: str | None) -> sitk.Image:
+def drawn_labels(
+    image: sitk.Image, case_id: str, *, model: str, locator: str | None, inference: Mapping[str, Any]
+) -> sitk.Image:
     """Labels that a network of the study draws, on the grid of the image."""
     from hybrid.deep.segmentation.cascade import widened
     from hybrid.deep.segmentation.preprocessing import open_scan
@@ -398,17 +414,17 @@ def drawn_labels(image: sitk.Image, case_id: str, *, model: str, locator: str | 
     scan = open_scan(image, case_id=case_id)
     relevant = None
     if locator is not None:
-        finder = _segmenter(locator)
+        finder = _segmenter(locator, **inference)
         relevant = widened(finder.run(scan).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
-    labels = _segmenter(model).run(scan, relevant=relevant).labels
+    labels = _segmenter(model, **inference).run(scan, relevant=relevant).labels
     return from_array(scan.orientation.undo(labels), image)
 
 
 @functools.lru_cache(maxsize=3)
-def _segmenter(folder: str) -> Any:
+def _segmenter(folder: str, **options: Any) -> Any:
     from hybrid.deep.segmentation.segmenter import load_segmenter
 
-    return load_segmenter(folder)
+    return load_segmenter(folder).with_options(**options)
 
 
 def _labels_of(cohort: Cohort | Sequence[Case]) -> set[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -96,11 +97,13 @@ def predicted_masks(study: TransferStudy, arm: str) -> Cohort:
         cases = Cohort(case for case in study.primary if models[case.case_id] == model)
         folder = study.out / "predicted" / arm
         function = functools.partial(
-            draw_case, model=str(model), locator=None if locator is None else str(locator), out=str(folder)
-        )
+            draw_case, model=str(model), locator=None if locator is None else str(locator), out=str(folder),
+            inference=study.inference,
+        )  # fmt: skip
         digests = [file_digest(path / "model.safetensors") for path in (model, locator) if path is not None]
         results = run_cases(
-            function, cases, stage=f"draw_{model.name}", settings={"models": digests}, out=folder,
+            function, cases, stage=f"draw_{model.name}", settings={"models": digests, "inference": study.inference},
+            out=folder,
             valid=functools.partial(_is_there, out=str(folder)), **study.work,
         )  # fmt: skip
         drawn = {name: folder / rows[0]["mask"] for name, rows in results.rows.items()}
@@ -129,11 +132,13 @@ def _models(study: TransferStudy, arm: str) -> dict[str, Path]:
     return models
 
 
-def draw_case(case: Case, seed: int, *, model: str, locator: str | None, out: str) -> Rows:
+def draw_case(
+    case: Case, seed: int, *, model: str, locator: str | None, out: str, inference: Mapping[str, Any]
+) -> Rows:
     """Write the mask of one case; its row names the file."""
     image = read_image(next(iter(case.images.values())), case_id=case.case_id)
     name = f"masks/{case.case_id}.nii.gz"
-    write_image(drawn_labels(image, case.case_id, model=model, locator=locator), Path(out) / name)
+    write_image(drawn_labels(image, case.case_id, model=model, locator=locator, inference=inference), Path(out) / name)
     return [{"mask": name, "digest": file_digest(Path(out) / name)}]
 
 

@@ -10,7 +10,7 @@ Primary: 10 benign and 10 malignant patients; test: 70 patients in the primary s
 malignant); auxiliary: the other 210, with another phase and noise. ``hippocampus``: 20 primary, 100 auxiliary after a
 shift of intensities and resolution, and the last 30 files as the test set. After ``kits`` the 20 primary patients are
 classified (benign against malignant) by features of the reference masks and of those that the auxiliary network draws,
-which has seen none of them; the 70 test patients are held out.
+which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ AUXILIARY_STYLE = ScanStyle("auxiliary3", "nephrographic", 10.0, 1.5, 2.5, 3.0, 
 PRIMARY_STYLE = ScanStyle("primary3", "portal", 18.0, 0.7, 1.8, 3.0, 3.0)
 DRAW_SEED = 20
 TEST_PATIENTS = 70
+INFERENCE = {"engine": "openvino", "overlap": 0.25}
+"""1260 predictions of large scans; the same for all arms."""
+
 BUDGET = {"epochs": 12, "pretraining_epochs": 60, "steps": 50, "seeds": 3}
 
 
@@ -73,6 +76,7 @@ def kits(out: Path, jobs: int) -> TransferStudy:
         Cohort.from_csv(out / "primary" / "split.csv"), Cohort.from_csv(out / "auxiliary" / "cohort.csv"),
         out / "study",
         labels={"kidney": 1, "tumour": 2, "cyst": 3}, structures={"kidney": [1, 2, 3], "tumour": [2]}, locate_mm=6.0,
+        inference=INFERENCE,
         title="Renal tumours: 20 own and 210 auxiliary patients", simulated=True, n_jobs=jobs, progress=False, **BUDGET,
     )  # fmt: skip
 
