@@ -6,6 +6,7 @@ An engine maps a batch of patches to the mean class probabilities of its network
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -152,7 +153,9 @@ def _openvino(networks: Sequence[nn.Module], patch: Sequence[int], *, half: bool
     example = torch.zeros(1, 1, *(int(n) for n in patch))
 
     def compiled(network: nn.Module, precision: str) -> Callable[[np.ndarray], np.ndarray]:
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            # Checks of sizes that hold for every patch become constants; that is meant.
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             converted = openvino.convert_model(network.cpu().eval(), example_input=example, input=list(example.shape))
         model = core.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         return lambda patches: np.concatenate([next(iter(model(one[None]).values())) for one in patches])
