@@ -26,8 +26,6 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from hybrid.errors import InputError, unknown_name
 
@@ -224,6 +222,8 @@ def _sample(facts: pd.DataFrame, y: ArrayLike, patients: ArrayLike, level: float
 def _folds(
     codes: NDArray[np.intp], patients: NDArray[np.intp], count: int, seed: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     for repeat in range(REPEATS):
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed + repeat)
         yield from splitter.split(codes[:, None], codes, patients)
@@ -315,6 +315,8 @@ def _ranked_shares(
     train: NDArray[np.intp], codes: NDArray[np.intp], weights: FloatArray, test: NDArray[np.intp], n_classes: int
 ) -> FloatArray:
     """Probabilities of a logistic model of the rank and its square."""
+    from sklearn.linear_model import LogisticRegression
+
     shares = np.zeros((len(test), n_classes))
     present = np.unique(codes)
     if len(present) == 1:

@@ -152,7 +152,7 @@ def test_cochran_q_equals_r_coin_on_published_data(right, q, p):
 
 
 def test_reference_file_holds_the_data_typed_in_here(benchmarks):
-    stored = json.loads((benchmarks / "statistics" / "cochran_mcnemar_statsmodels.json").read_text())
+    stored = json.loads((benchmarks / "statistics" / "cochran_mcnemar_statsmodels.json").read_text(encoding="utf-8"))
     for name, typed in (("conover", CONOVER), ("web", WEB), ("sas", SAS_DRUGS)):
         assert sorted(map(tuple, stored[name]["x"])) == sorted(map(tuple, np.asarray(typed).tolist()))
         assert cochran_q(stored[name]["x"]).q == pytest.approx(stored[name]["Q"], rel=1e-10)

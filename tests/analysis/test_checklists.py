@@ -600,7 +600,8 @@ def test_a_record_read_from_its_file_gives_the_same(tables, tmp_path):
     path = tmp_path / "run_record.json"
     path.write_text(json.dumps(RECORD))
     pd.testing.assert_frame_equal(
-        fill_checklist("clear", json.loads(path.read_text()), tables), fill_checklist("clear", RECORD, tables)
+        fill_checklist("clear", json.loads(path.read_text(encoding="utf-8")), tables),
+        fill_checklist("clear", RECORD, tables),
     )
 
 

@@ -52,7 +52,7 @@ def test_delong_columns_equal_the_test_on_averaged_probabilities(small_predictio
 
 
 def test_holm_equals_r_p_adjust():
-    reference = json.loads((REFERENCE / "p_adjust.json").read_text())
+    reference = json.loads((REFERENCE / "p_adjust.json").read_text(encoding="utf-8"))
     np.testing.assert_allclose(adjust(np.array(reference["p"]), "holm").p, reference["holm"], rtol=1e-9)
 
 

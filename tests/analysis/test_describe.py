@@ -21,7 +21,9 @@ from hybrid.analysis.describe import (
 )
 from hybrid.errors import InputError, LeakageError
 
-BIRTHWT = json.loads((Path(__file__).parents[1] / "reference/statistics/table1_birthwt.json").read_text())
+BIRTHWT = json.loads(
+    (Path(__file__).parents[1] / "reference/statistics/table1_birthwt.json").read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture

@@ -379,7 +379,7 @@ def test_long_latex_tables_break_across_pages_and_repeat_their_header():
 
 def test_latex_index_inputs_every_table_once(exported, document):
     files = sorted(path.stem for path in exported["latex"].parent.glob("table_*.tex"))
-    assert re.findall(r"\\input\{(.+?)\}", exported["latex"].read_text()) == files
+    assert re.findall(r"\\input\{(.+?)\}", exported["latex"].read_text(encoding="utf-8")) == files
     assert len(files) == len(document.tables)
 
 

@@ -120,7 +120,7 @@ def test_nnunet_summary_becomes_rows_per_case_structure_and_metric(summary):
 def test_own_means_equal_those_of_nnunet(summary):
     overlap = summarise_overlap(read_nnunet_summary(summary), n_boot=50)
     means = overlap.set_index(["structure", "metric"])["mean"]
-    for label, expected in json.loads(summary.read_text())["mean"].items():
+    for label, expected in json.loads(summary.read_text(encoding="utf-8"))["mean"].items():
         assert means[label, "dice"] == pytest.approx(expected["Dice"], abs=1e-12)
         assert means[label, "iou"] == pytest.approx(expected["IoU"], abs=1e-12)
 
@@ -128,7 +128,10 @@ def test_own_means_equal_those_of_nnunet(summary):
 def test_nnunet_round_trip_gives_back_the_file(summary, tmp_path):
     names = {"(1, 2, 3)": "kidney_and_mass", "2": "tumor"}
     write_nnunet_summary(read_nnunet_summary(summary, structures=names), tmp_path / "again.json", structures=names)
-    assert_same(json.loads((tmp_path / "again.json").read_text()), json.loads(summary.read_text()))
+    assert_same(
+        json.loads((tmp_path / "again.json").read_text(encoding="utf-8")),
+        json.loads(summary.read_text(encoding="utf-8")),
+    )
 
 
 def test_nnunet_round_trip_gives_back_the_table(summary, tmp_path):
@@ -146,7 +149,7 @@ def test_written_by_hand_summary_text_is_read_as_it_stands(tmp_path):
     assert set(table["patient_id"]) == {"patient 7"}
     assert set(table["split"]) == {"validation"}
     write_nnunet_summary(table, tmp_path / "again.json")
-    assert_same(json.loads((tmp_path / "again.json").read_text()), json.loads(NNUNET))
+    assert_same(json.loads((tmp_path / "again.json").read_text(encoding="utf-8")), json.loads(NNUNET))
 
 
 def test_foreground_mean_is_undefined_when_a_label_never_occurs(tmp_path):
@@ -156,7 +159,7 @@ def test_foreground_mean_is_undefined_when_a_label_never_occurs(tmp_path):
         pd.DataFrame(rows, columns=list(MASK_COLUMNS)), tmp_path / "s.json", prediction_folder="pred",
         reference_folder="ref",
     )  # fmt: skip
-    content = json.loads((tmp_path / "s.json").read_text())
+    content = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
     # The table says 1 for two empty masks (KiTS); nnU-Net's file says undefined.
     assert math.isnan(content["mean"]["2"]["Dice"])
     assert math.isnan(content["foreground_mean"]["Dice"])
@@ -172,7 +175,7 @@ def test_files_that_are_no_summary_are_refused(tmp_path, summary):
             read_nnunet_summary(path)
     with pytest.raises(InputError, match="region"):
         read_nnunet_summary(summary, structures={"(1, 2)": "mass"})
-    path.write_text(summary.read_text().replace('"n_ref": 50', '"n_ref": 51'))
+    path.write_text(summary.read_text(encoding="utf-8").replace('"n_ref": 50', '"n_ref": 51'))
     with pytest.raises(InputError, match="n_ref"):
         read_nnunet_summary(path)
 
@@ -211,7 +214,7 @@ def test_kits_file_becomes_rows_without_its_average(evaluation):
 def test_kits_round_trip_gives_back_values_and_averages(evaluation, tmp_path):
     table = read_kits_csv(evaluation)
     write_kits_csv(table, tmp_path / "again.csv")
-    lines = (tmp_path / "again.csv").read_text().splitlines()
+    lines = (tmp_path / "again.csv").read_text(encoding="utf-8").splitlines()
     for ours, theirs in zip(lines, KITS.splitlines(), strict=True):
         assert ours.split(",")[0] == theirs.split(",")[0]
         if not ours.startswith("caseID"):

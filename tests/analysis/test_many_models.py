@@ -278,7 +278,7 @@ def test_reference_files_hold_the_data_typed_in_here(benchmarks):
     stored = pd.read_csv(folder / "demsar2006_table6.csv", index_col="dataset")
     np.testing.assert_array_equal(stored, DEMSAR)
     np.testing.assert_array_equal(pd.read_csv(folder / "rounding_times.csv"), ROUNDING_TIMES)
-    assert json.loads((folder / "nadeau_bengio.json").read_text())["diff"] == DIFFERENCES
+    assert json.loads((folder / "nadeau_bengio.json").read_text(encoding="utf-8"))["diff"] == DIFFERENCES
 
 
 @pytest.mark.parametrize(

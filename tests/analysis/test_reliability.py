@@ -71,7 +71,7 @@ def test_reference_file_holds_the_ratings_typed_in_here(benchmarks):
     folder = benchmarks / "statistics"
     stored = pd.read_csv(folder / "shrout_fleiss_1979.csv", index_col="subject")
     np.testing.assert_array_equal(stored, SHROUT_FLEISS)
-    rows = json.loads((folder / "icc.json").read_text())["shrout_fleiss"]
+    rows = json.loads((folder / "icc.json").read_text(encoding="utf-8"))["shrout_fleiss"]
     keys = ("ICC", "lower bound", "upper bound", "F", "df1", "df2", "p")
     np.testing.assert_allclose(numbers_of(icc(stored)), [[row[key] for key in keys] for row in rows], rtol=1e-10)
 

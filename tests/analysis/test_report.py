@@ -136,7 +136,7 @@ def test_figures_beside_the_page_are_vector_and_300_dpi(saved):
     import matplotlib.image
 
     for name in ("roc", "auc", "probabilities", "calibration"):
-        assert (saved.parent / "figures" / f"{name}.svg").read_text().startswith("<?xml")
+        assert (saved.parent / "figures" / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
         width = matplotlib.image.imread(saved.parent / "figures" / f"{name}.png").shape[1]
         assert width == pytest.approx(3.5 * 300, rel=0.1)
 

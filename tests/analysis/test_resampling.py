@@ -13,8 +13,8 @@ from hybrid.analysis.resampling import patient_weights, weighted_auc
 from hybrid.errors import InputError
 
 REFERENCE = Path(__file__).parents[1] / "reference/statistics"
-CITY = json.loads((REFERENCE / "boot_city.json").read_text())
-PROC = json.loads((REFERENCE / "proc_asah.json").read_text())
+CITY = json.loads((REFERENCE / "boot_city.json").read_text(encoding="utf-8"))
+PROC = json.loads((REFERENCE / "proc_asah.json").read_text(encoding="utf-8"))
 
 
 def test_percentile_and_bca_intervals_equal_r_boot_on_the_city_ratio():

@@ -14,7 +14,7 @@ from hybrid.analysis import auc, delong_covariance, delong_interval, delong_test
 from hybrid.analysis.roc import delong_pairs, perfect_interval
 from hybrid.errors import InputError
 
-PROC = json.loads((Path(__file__).parents[1] / "reference/statistics/proc_asah.json").read_text())
+PROC = json.loads((Path(__file__).parents[1] / "reference/statistics/proc_asah.json").read_text(encoding="utf-8"))
 MARKERS = ("wfns", "s100b", "ndka", "age")
 
 

@@ -128,7 +128,7 @@ def lung(benchmarks):
     """Rows of ``survival::lung`` and what R computes of them."""
     table = pd.read_csv(benchmarks / "statistics" / "lung_cox_lp.csv")
     return table.assign(event=table["status"] - 1), json.loads(
-        (benchmarks / "statistics" / "survival_lung.json").read_text()
+        (benchmarks / "statistics" / "survival_lung.json").read_text(encoding="utf-8")
     )
 
 

@@ -176,7 +176,9 @@ def peer_python(folder):
     ready = subprocess.run([python, "-c", "import nnunetv2"], capture_output=True, check=False).returncode == 0
     if not ready:
         constraints = Path(__file__).parents[2] / "constraints.txt"
-        torch = next(line for line in constraints.read_text().splitlines() if line.startswith("torch=="))
+        torch = next(
+            line for line in constraints.read_text(encoding="utf-8").splitlines() if line.startswith("torch==")
+        )
         subprocess.run([python, "-m", "pip", "install", "-q", torch, "nnunetv2"], check=True)
     return str(python)
 

@@ -69,9 +69,9 @@ def test_run_leaves_report_and_tables(finished):
     assert list((finished / "tables").glob("*.csv"))
     predictions = pd.read_csv(finished / "predictions.csv")
     assert set(predictions["case_id"]) == set(pd.read_csv(finished / "features.csv")["case_id"])
-    record = json.loads((finished / "run_record.json").read_text())
+    record = json.loads((finished / "run_record.json").read_text(encoding="utf-8"))
     assert record["versions"]["pyradiomics-cuda"] != "not installed"
-    assert "http" not in (finished / "report.html").read_text().split("<body")[0]
+    assert "http" not in (finished / "report.html").read_text(encoding="utf-8").split("<body")[0]
 
 
 def test_second_run_in_two_processes_gives_the_same_bytes(folder, finished):
@@ -109,7 +109,7 @@ def test_single_steps_give_what_the_whole_run_gives(folder, finished, tmp_path, 
 
 def test_frozen_model_is_applied_to_new_patients_and_refuses_old_ones(folder, tmp_path, capsys):
     assert main(["fit", str(folder / "study.yaml"), "--out", str(tmp_path / "model"), "--jobs", "1", "--quiet"]) == 0
-    assert json.loads((tmp_path / "model" / "model.json").read_text())
+    assert json.loads((tmp_path / "model" / "model.json").read_text(encoding="utf-8"))
     simulate_renal_cohort(tmp_path / "new", n=12, seed=99, progress=False)
     table = pd.read_csv(tmp_path / "new" / "cohort.csv")
     table[["case_id", "patient_id"]] = "new-" + table[["case_id", "patient_id"]]

@@ -68,7 +68,7 @@ def only(cohort, *splits):
 
 def test_model_folder_says_what_it_is(trained):
     _, _, model = trained
-    card = json.loads((model / "model.json").read_text())
+    card = json.loads((model / "model.json").read_text(encoding="utf-8"))
     assert sorted(path.name for path in model.iterdir()) == ["curves.csv", "model.json", "model.safetensors"]
     assert card["plan"]["labels"] == [1, 2]
     assert card["cases"] == {"training": 4, "validation": 1}
@@ -140,7 +140,9 @@ def test_parallel_equals_serial(trained, tmp_path):
         np.testing.assert_array_equal(
             to_array(read_mask(tmp_path / "a" / name)), to_array(read_mask(tmp_path / "b" / name))
         )
-    assert (tmp_path / "a/lesions.csv").read_text() == (tmp_path / "b/lesions.csv").read_text()
+    assert (tmp_path / "a/lesions.csv").read_text(encoding="utf-8") == (tmp_path / "b/lesions.csv").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_long_table_and_report(trained, tmp_path):
@@ -154,7 +156,7 @@ def test_long_table_and_report(trained, tmp_path):
     dice = table[(table["structure"] == "organ") & (table["metric"] == "dice")]
     assert len(dice) == 7
     assert dice["value"].mean() > 0.8
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Training (n = 4)" in page
     assert "Surface Dice" in page
     assert (tmp_path / "out" / "tables" / "detection.csv").is_file()

@@ -56,7 +56,7 @@ def test_model_card_names_no_patient(tmp_path):
     fit_model(table, cohort, classifiers=["logistic"], covariates=["sex"], feature_set="handcrafted+clinical").save(
         tmp_path
     )
-    text = (tmp_path / "model.json").read_text()
+    text = (tmp_path / "model.json").read_text(encoding="utf-8")
     assert "patient-a" not in text
     card = json.loads(text)
     assert len(card["patients"]) == card["n_patients"] == 30

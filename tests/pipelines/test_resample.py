@@ -191,7 +191,9 @@ def test_order_of_the_feature_table_does_not_matter():
 def test_chosen_pairs_are_spread_over_patients(tmp_path):
     table, cohort = make()
     leave_pair_out(table, cohort, LOGISTIC, n_pairs=20, out=tmp_path, **QUIET)
-    stored = [json.loads(path.read_text()) for path in (tmp_path / "cache" / "leave_pair_out").iterdir()]
+    stored = [
+        json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "cache" / "leave_pair_out").iterdir()
+    ]
     met = np.bincount([row["row"] for one in stored for row in one["rows"]], minlength=20)
     assert met.tolist() == [2] * 20
 

@@ -61,7 +61,7 @@ def test_finished_tasks_are_not_run_again(tmp_path):
     work = [Task(f"t{i}", digest(i), (i, str(log))) for i in range(3)]
     first = run_tasks(note_and_square, work[:2], stage="s", out=tmp_path, progress=False)
     second = run_tasks(note_and_square, work, stage="s", out=tmp_path, progress=False)
-    assert log.read_text().split() == ["0", "1", "2"]
+    assert log.read_text(encoding="utf-8").split() == ["0", "1", "2"]
     assert {key: second.rows[key] for key in first.rows} == first.rows
 
 
@@ -129,10 +129,10 @@ def test_changed_file_content_is_computed_again_and_a_moved_folder_is_not(tmp_pa
     run_cases(function, Cohort([Case("c", image=tmp_path / "a" / "x.nii")]), **arguments)
     (tmp_path / "a").rename(tmp_path / "b")
     run_cases(function, Cohort([Case("c", image=tmp_path / "b" / "x.nii")]), **arguments)
-    assert log.read_text() == "c"
+    assert log.read_text(encoding="utf-8") == "c"
     (tmp_path / "b" / "x.nii").write_text("three")
     result = run_cases(function, Cohort([Case("c", image=tmp_path / "b" / "x.nii")]), **arguments)
-    assert log.read_text() == "cc"
+    assert log.read_text(encoding="utf-8") == "cc"
     assert result.rows["c"] == [{"size": 5}]
 
 
@@ -167,7 +167,7 @@ def test_killed_run_finishes_the_work_and_equals_an_undisturbed_one(tmp_path):
     subprocess.run([sys.executable, str(script), str(broken)], check=True)
     subprocess.run([sys.executable, str(script), str(whole)], check=True)
     contents = [
-        {path.name: json.loads(path.read_text()) for path in (folder / "cache" / "s").glob("*.json")}
+        {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (folder / "cache" / "s").glob("*.json")}
         for folder in (whole, broken)
     ]
     assert contents[0] == contents[1]

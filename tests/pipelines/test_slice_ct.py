@@ -109,10 +109,9 @@ def test_the_threshold_comes_from_the_tuning_slices(study, tmp_path):
     shutil.copytree(study / "model", tmp_path / "bare")
     (tmp_path / "bare" / "threshold.json").unlink()
     assert operating_point(tmp_path / "bare", negative="normal") == point
-    assert (
-        save_threshold(tmp_path / "bare").read_text(encoding="utf-8")
-        == (study / "model" / "threshold.json").read_text()
-    )
+    assert save_threshold(tmp_path / "bare").read_text(encoding="utf-8") == (
+        study / "model" / "threshold.json"
+    ).read_text(encoding="utf-8")
     for name in ("threshold.json", "predictions.csv"):
         (tmp_path / "bare" / name).unlink()
     assert operating_point(tmp_path / "bare").threshold == 0.5

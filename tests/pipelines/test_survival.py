@@ -79,7 +79,7 @@ def test_cox_coefficient_of_freireich_as_printed_by_r():
 
 def test_cox_coefficients_and_linear_predictor_of_lung_equal_r(benchmarks):
     table = pd.read_csv(benchmarks / "statistics" / "lung_cox_lp.csv")
-    expected = json.loads((benchmarks / "statistics" / "survival_lung.json").read_text())["coef"]
+    expected = json.loads((benchmarks / "statistics" / "survival_lung.json").read_text(encoding="utf-8"))["coef"]
     x = table[list(expected)].to_numpy(dtype=float)
     scaled = (x - x.mean(axis=0)) / x.std(axis=0)
     model = CoxElasticNet(strength=0).fit(scaled, np.column_stack([table["time"], table["status"] - 1]))

@@ -62,7 +62,7 @@ def trained(table, tmp_path_factory):
 
 
 def weights_of(folder):
-    return json.loads((folder / "model.json").read_text())["sha256"]
+    return json.loads((folder / "model.json").read_text(encoding="utf-8"))["sha256"]
 
 
 def frame(patients, labels, per_patient=1):
@@ -131,7 +131,7 @@ def test_patients_of_training_and_tuning_are_refused_and_those_of_the_test_are_n
 
 
 def test_the_card_says_how_the_model_was_made(trained):
-    card = json.loads((trained / "model.json").read_text())
+    card = json.loads((trained / "model.json").read_text(encoding="utf-8"))
     assert card["split_by"] == "patient"
     assert card["warnings"] == []
     assert card["counts"]["train"]["big"] == {"images": 12, "patients": 6}
@@ -202,7 +202,7 @@ def test_test_images_change_nothing_but_their_predictions(table, tmp_path):
         other = other.replace({"image": {path: str(write(tmp_path / path, ball(1000 + number, 4)))}})
     second = train_classifier(other, tmp_path / "b", epochs=2, folder=table.parent, **VOLUMES)
     assert weights_of(first) == weights_of(second)
-    cards = [json.loads((folder / "model.json").read_text()) for folder in (first, second)]
+    cards = [json.loads((folder / "model.json").read_text(encoding="utf-8")) for folder in (first, second)]
     assert cards[0]["calibration"] == cards[1]["calibration"]
     tables = [read_predictions(folder / "predictions.csv") for folder in (first, second)]
     pd.testing.assert_frame_equal(*(t[t["split"] != "test"] for t in tables), check_exact=True)
@@ -247,7 +247,7 @@ def test_slices_of_volumes_are_trained_by_patient(tmp_path):
     model = ImageClassifier.load(out)
     assert model.classes == ("0", "1")
     assert model.input.shape == (3, 20, 20)
-    weights = json.loads((out / "model.json").read_text())["class_weights"]
+    weights = json.loads((out / "model.json").read_text(encoding="utf-8"))["class_weights"]
     train = found[found["split"] == "train"]["y_true"].value_counts()
     assert weights["1"] / weights["0"] == pytest.approx(train["0"] / train["1"])
 
@@ -311,7 +311,7 @@ def test_a_split_by_image_finds_patients_where_there_is_no_disease(tmp_path):
 def test_split_by_image_is_warned_about_and_recorded(table, tmp_path, caplog):
     out = train_classifier(table, tmp_path / "m", epochs=1, split_by="image", **VOLUMES)
     assert "Split by image, not by patient" in caplog.text
-    card = json.loads((out / "model.json").read_text())
+    card = json.loads((out / "model.json").read_text(encoding="utf-8"))
     assert card["split_by"] == "image"
     assert "too good" in card["warnings"][0]
     assert read_predictions(out / "predictions.csv").groupby("patient_id")["split"].nunique().max() > 1
@@ -331,7 +331,7 @@ def test_pretrained_weights_start_the_training_and_misfits_are_refused_at_once(t
     out = train_classifier(table, tmp_path / "m", epochs=1, weights=trained, augmentation=False, **options)
     network, source = (ImageClassifier.load(folder).networks[0] for folder in (out, trained))
     np.testing.assert_allclose(network.conv1.weight.detach(), source.conv1.weight.detach(), atol=1e-6)
-    card = json.loads((out / "model.json").read_text())
+    card = json.loads((out / "model.json").read_text(encoding="utf-8"))
     assert card["pretrained"]["coverage"] == 1
     assert card["pretrained"]["path"] == "model"
     with pytest.raises(WeightsError, match="are needed"):

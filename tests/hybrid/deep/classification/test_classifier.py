@@ -207,7 +207,7 @@ def test_trained_patients_are_refused():
 
 def test_the_card_holds_no_patient_identifier(tmp_path):
     classifier(patients=("Smith-1950",)).save(tmp_path / "model")
-    assert "Smith" not in (tmp_path / "model" / "model.json").read_text()
+    assert "Smith" not in (tmp_path / "model" / "model.json").read_text(encoding="utf-8")
 
 
 def test_folders_that_are_no_classifier_are_refused(tmp_path):

@@ -634,7 +634,7 @@ def test_the_command_line_trains_from_a_weight_file_and_the_model_card_says_what
     words = ["train", str(cohort), "--epochs", "1", "--modality", "ct", "--validation", "0", "--quiet", "--jobs", "1"]
     path = suprem_unet(tmp_path)
     assert main([*words, "--weights", str(path), "--spacing", "2", "2", "2", "--out", str(tmp_path / "a")]) == 0
-    card = json.loads((tmp_path / "a" / "model.json").read_text())
+    card = json.loads((tmp_path / "a" / "model.json").read_text(encoding="utf-8"))
     plan, start = card["plan"], card["start"]
     assert (plan["network"], plan["width"], plan["spacing"]) == ("genesis_unet", 4, [2, 2, 2])
     assert (plan["intensity"]["low"], plan["intensity"]["high"]) == (-250, 250)

@@ -100,7 +100,7 @@ strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
 plan = SegmentationPlan("dynunet", "mr", (1,), ("a",), (1.,) * 3, (56,) * 3, 2, 16, ((3, 3, 3),) * 4, strides, {})
 network = build_segmenter(plan).train()
 def peak():
-    return int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+    return int(re.search("VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))[1])
 before = peak()
 for _ in range(2):
     sum(depth.softmax(1).square().mean() for depth in outputs(network(torch.randn(2, 1, 56, 56, 56)))).backward()
