@@ -37,7 +37,7 @@ MASS_LABELS: Final = (2, 3)
 DEFAULT_KINDS: Final = {2: "solid", 3: "cyst"}
 """Class of a lesion by its label when no table of lesions says more."""
 
-SHARE_OF_TIME: Final = {"kidney": 0.15, "mass": 0.85}
+SHARE_OF_TIME: Final = {"kidney": 0.3, "mass": 0.7}
 STRATA_MM: Final = (5.0, 20.0, 40.0, 70.0)
 
 
@@ -78,7 +78,7 @@ def run_renal_mass(
     network : str
         Of both segmentation stages.
     minutes, epochs : optional
-        Of the whole training (15 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
+        Of the whole training (30 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
     members : int
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
