@@ -18,18 +18,19 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_selection import RFE, f_classif
+from sklearn.feature_selection import RFE
 from sklearn.linear_model import Lasso, LassoCV, LogisticRegression, LogisticRegressionCV
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import l1_min_c
 
 from .errors import InputError, unknown_name
+from .mrmr import MRMRSelector, f_statistic
 from .selection import (
     MAX_FEATURES,
     BaseFilter,
@@ -46,14 +47,6 @@ from .selection import (
     mask_of,
 )
 
-MRMR_SCHEMES: Final = {
-    "MID": "mutual information, difference: I(x; y) - mean I(x; s)",
-    "MIQ": "mutual information, quotient: I(x; y) / mean I(x; s)",
-    "FCD": "F statistic and correlation, difference: F(x, y) - mean |r(x, s)|",
-    "FCQ": "F statistic and correlation, quotient: F(x, y) / mean |r(x, s)|",
-}
-"""Criteria of mRMR, for a candidate x, the outcome y, and the columns s chosen so far."""
-
 LASSO_MODELS: Final = ("linear", "logistic")
 
 MIN_SHADOWS: Final = 5
@@ -62,66 +55,7 @@ MIN_SHADOWS: Final = 5
 N_PENALTIES: Final = 50
 N_LOGISTIC_PENALTIES: Final = 20
 
-LARGEST_F: Final = 1e200
-"""Stands for the infinite F statistic of a column that is constant within each class."""
-
 Splits = list[tuple[np.ndarray, np.ndarray]]
-
-
-class MRMRSelector(BaseFilter):
-    """Minimum redundancy, maximum relevance: columns that tell the outcome and not the same as those chosen before.
-
-    The first column is the most relevant; each further one has the best :data:`MRMR_SCHEMES` criterion (Ding and Peng
-    2005, doi:10.1142/S0219720005001004; Peng et al. 2005, doi:10.1109/TPAMI.2005.159). Mutual information is that of
-    three states, below, within and above ``mean +- width * standard deviation``, as in Peng's experiments. In ``"FCD"``
-    a large F outweighs every correlation, which is at most 1; ``"FCQ"`` has no such scale.
-
-    Parameters
-    ----------
-    k : int
-        How many; all when there are fewer.
-    scheme : {"MID", "MIQ", "FCD", "FCQ"}
-        Criterion.
-    width : float
-        Half width of the middle state in standard deviations; only for mutual information.
-
-    Attributes
-    ----------
-    order_ : ndarray of int, shape (k,)
-        Positions of the chosen columns in the order in which they were chosen.
-    relevance_ : ndarray of shape (p,)
-        Mutual information with the outcome in nats, or F statistic; 0 for constant columns.
-
-    Notes
-    -----
-    The sum of a candidate's redundancies grows by one term per step, so only those with the column chosen last are
-    computed: ``k`` steps instead of ``k**2``.
-    """
-
-    def __init__(
-        self, k: int = MAX_FEATURES, *, scheme: Literal["MID", "MIQ", "FCD", "FCQ"] = "MIQ", width: float = 1.0
-    ) -> None:
-        self.k = k
-        self.scheme = scheme
-        self.width = width
-
-    def _keep(self, X: np.ndarray, y: Any) -> np.ndarray:
-        check_count("k", self.k)
-        if self.scheme not in MRMR_SCHEMES:
-            raise unknown_name("mRMR scheme", self.scheme, MRMR_SCHEMES)
-        if not self.width >= 0:
-            raise InputError(f"width must be 0 or more; found {self.width!r}.", advice="Peng used 1.")
-        codes = check_classes(y, len(X))
-        redundancy: Callable[[int], np.ndarray]
-        if self.scheme.startswith("MI"):
-            states = _three_states(X, self.width)
-            self.relevance_ = _mutual_information(states, codes[:, None] == np.arange(codes.max() + 1))
-            redundancy = functools.partial(_information_with, states)
-        else:
-            self.relevance_ = f_statistic(X, codes)
-            redundancy = functools.partial(_correlation_with, _unit_columns(X))
-        self.order_ = _greedy(self.relevance_, redundancy, min(self.k, X.shape[1]), self.scheme.endswith("Q"))
-        return mask_of(self.order_, X.shape[1])
 
 
 class LassoSelector(BaseFilter):
@@ -386,8 +320,8 @@ SELECTORS: Final[dict[str, Callable[..., BaseEstimator]]] = {
 
 ``constant``, ``variance``, ``correlation_clusters`` and ``icc`` do not look at the outcome (the clusters only when told
 to); ``correlation`` and ``top`` choose by the AUC of single columns; ``mrmr_*`` by the criteria of
-:data:`MRMR_SCHEMES`; ``lasso``, ``logistic_lasso``, ``boruta``, ``rfe`` by fitted models; ``relieff`` by nearest
-patients. ``icc`` needs a table: ``make_selector("icc", icc=...)``.
+:data:`hybrid.mrmr.MRMR_SCHEMES`; ``lasso``, ``logistic_lasso``, ``boruta``, ``rfe`` by fitted models; ``relieff`` by
+nearest patients. ``icc`` needs a table: ``make_selector("icc", icc=...)``.
 """
 
 
@@ -421,63 +355,6 @@ def make_selector(name: str, *, seed: int = 0, **options: Any) -> BaseEstimator:
         if option not in valid:
             raise unknown_name(f"option of selector {name!r}:", option, valid)
     return factory(**options, **({"seed": seed} if "seed" in valid else {}))
-
-
-def f_statistic(X: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """F statistic of the analysis of variance of each column between classes, shape (p,); 0 for constant columns."""
-    varies = np.ptp(X, axis=0) > 0
-    values = np.zeros(X.shape[1])
-    if varies.any() and len(X) > len(np.unique(classes)):
-        with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
-            warnings.simplefilter("ignore")
-            values[varies] = f_classif(X if varies.all() else X[:, varies], classes)[0]
-    return np.nan_to_num(values, nan=0.0, posinf=LARGEST_F)
-
-
-def _greedy(relevance: np.ndarray, redundancy: Callable[[int], np.ndarray], k: int, quotient: bool) -> np.ndarray:
-    """Positions in the order of choice; of equal criteria the first column."""
-    order = [int(np.argmax(relevance))]
-    total = np.zeros(len(relevance))
-    while len(order) < k:
-        total += redundancy(order[-1])
-        mean = total / len(order)
-        criterion = relevance / np.maximum(mean, 1e-12) if quotient else relevance - mean
-        criterion[order] = -np.inf
-        order.append(int(np.argmax(criterion)))
-    return np.asarray(order, dtype=np.intp)
-
-
-def _three_states(X: np.ndarray, width: float) -> np.ndarray:
-    """Code each column as below, within or above its middle: indicators, shape (p, 3, n)."""
-    mean, spread = X.mean(axis=0), X.std(axis=0, ddof=1) if len(X) > 1 else np.zeros(X.shape[1])
-    below, above = (mean - width * spread > X).T, (mean + width * spread < X).T
-    return np.stack([below, ~(below | above), above], axis=1).astype(np.float32)
-
-
-def _mutual_information(states: np.ndarray, indicators: np.ndarray) -> np.ndarray:
-    """Mutual information in nats of each column (p, 3, n) with one variable given as indicators (n, groups)."""
-    p, _, n = states.shape
-    # Sums of zeros and ones are exact in float32.
-    joint = (states.reshape(3 * p, n) @ indicators.astype(np.float32)).reshape(p, 3, -1).astype(np.intp)
-    count_log_count = special.xlogy(np.arange(n + 1), np.arange(n + 1))
-    together = count_log_count[joint].sum(axis=(1, 2))
-    apart = count_log_count[joint.sum(axis=2)].sum(axis=1) + count_log_count[joint.sum(axis=1)].sum(axis=1)
-    return np.maximum(np.log(n) + (together - apart) / n, 0.0)
-
-
-def _information_with(states: np.ndarray, chosen: int) -> np.ndarray:
-    return _mutual_information(states, states[chosen].T)
-
-
-def _unit_columns(X: np.ndarray) -> np.ndarray:
-    """Columns with mean 0 and length 1; constant columns are 0."""
-    centred = X - X.mean(axis=0)
-    length = np.sqrt((centred**2).sum(axis=0))
-    return centred / np.where(np.ptp(X, axis=0) > 0, length, np.inf)
-
-
-def _correlation_with(unit: np.ndarray, chosen: int) -> np.ndarray:
-    return np.abs(unit[:, chosen] @ unit)
 
 
 def _linear_lasso(X: np.ndarray, codes: np.ndarray, splits: Splits, one_standard_error: bool) -> np.ndarray:

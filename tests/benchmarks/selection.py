@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.feature_selection import f_classif
 from threadpoolctl import threadpool_limits
 
-from hybrid.selection_methods import MRMR_SCHEMES, MRMRSelector
+from hybrid.mrmr import MRMR_SCHEMES, MRMRSelector
 
 OWN_CALLS = 10
 

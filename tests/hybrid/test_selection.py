@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from hybrid.analysis.reliability import icc
 from hybrid.errors import InputError
+from hybrid.mrmr import MRMR_SCHEMES, MRMRSelector, f_statistic
 from hybrid.selection import (
     ConstantFilter,
     CorrelationClusterFilter,
@@ -29,14 +30,11 @@ from hybrid.selection import (
     univariate_auc,
 )
 from hybrid.selection_methods import (
-    MRMR_SCHEMES,
     SELECTORS,
     BorutaSelector,
     LassoSelector,
-    MRMRSelector,
     ReliefFSelector,
     RFESelector,
-    f_statistic,
     make_selector,
 )
 
@@ -341,6 +339,16 @@ def test_mrmr_equals_the_formula_written_as_a_loop(scheme, classes):
     assert np.flatnonzero(selector.get_support()).tolist() == sorted(order)
 
 
+@pytest.mark.parametrize("scheme", ["FCD", "FCQ"])
+@pytest.mark.parametrize("seed", range(5))
+def test_mrmr_tells_columns_apart_that_single_precision_cannot(scheme, seed):
+    rng = np.random.default_rng(seed)
+    y = np.arange(80) % 2
+    base = rng.normal(size=(80, 6)) + 0.5 * y[:, None]
+    values = np.repeat(base, 8, axis=1) + 1e-9 * rng.normal(size=(80, 48))
+    assert MRMRSelector(15, scheme=scheme).fit(values, y).order_.tolist() == mrmr_as_written(values, y, 15, scheme)[0]
+
+
 @pytest.mark.parametrize("name", ["mrmr_mid", "mrmr_miq", "mrmr_fcq"])
 def test_mrmr_takes_a_second_view_before_a_copy_of_the_first(name):
     rng = np.random.default_rng(2)
@@ -358,6 +366,18 @@ def test_f_statistics_equal_scipy_and_are_zero_for_constants():
     values = np.column_stack([table.to_numpy(), np.ones(60)])
     expected = [stats.f_oneway(values[y == 0, i], values[y == 1, i]).statistic for i in range(6)]
     np.testing.assert_allclose(f_statistic(values, y), [*expected, 0.0], rtol=1e-10)
+
+
+def test_f_statistics_of_columns_that_hardly_vary_within_classes_are_exact():
+    rng = np.random.default_rng(4)
+    y = np.arange(50) % 2
+    values = np.column_stack([y + spread * rng.normal(size=50) for spread in (1e-2, 1e-4, 1e-6)])
+    exact = values.astype(np.longdouble)
+    means = np.stack([exact[y == c].mean(axis=0) for c in (0, 1)])
+    expected = 25 * np.square(means - exact.mean(axis=0)).sum(axis=0) / (np.square(exact - means[y]).sum(axis=0) / 48)
+    np.testing.assert_allclose(f_statistic(values, y), expected.astype(float), rtol=1e-8)
+    assert f_statistic(np.column_stack([y * 3.3 + 0.1, np.full(50, 0.1), 1e8 + y]), y)[[0, 2]].min() >= 1e200
+    assert f_statistic(np.full((50, 1), 0.1), y)[0] == 0.0
 
 
 def test_the_linear_lasso_equals_scikit_learn_on_standardised_columns():
