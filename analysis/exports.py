@@ -61,6 +61,7 @@ CONTENTS: Final = {
     "comparison": "Paired differences of the AUC: one row per pair of models",
     "models": "AUC of the compared models and of the yardsticks, with the permutation null",
     "cohort": "Description of the patients (Table 1): one row per variable, level and group",
+    "cohort_by_split": "Description of the patients by split, with tests: one row per variable, level and group",
     "features_summary": "Number of features by family, missing and constant ones",
     "permutation_null": "AUC of the whole procedure on shuffled outcomes: one row per feature set and permutation",
     "masks_summary": "Overlap of predicted and reference masks: mean with interval by set, structure and metric",

@@ -10,6 +10,7 @@ import pandas as pd
 from hybrid.tables import SELECTED
 
 from .compare import DIFFERENCE_INTERVAL, REFERENCE_CLASSIFIERS, Comparison
+from .describe import TEST_RULE
 from .references import Citations
 from .wording import joined, percent
 
@@ -197,6 +198,11 @@ def _features(settings: Mapping[str, Any], record: Mapping[str, Any], cite: Cita
     images = settings.get("images") or {}
     presets = {name: image.get("handcrafted") for name, image in images.items() if isinstance(image, Mapping)}
     parts = []
+    if ready := settings.get("features"):
+        parts.append(
+            f"Features were read from a ready table ({ready['table']}, {record.get('n_features', 'all')} columns); how "
+            "they were computed is for the author to describe."
+        )
     if any(presets.values()):
         named = [
             f"{'custom settings' if isinstance(value, Mapping) else value} for {name}" if name != "image" else
@@ -314,5 +320,6 @@ def _comparison(comparison: Comparison | None, settings: Mapping[str, Any], cite
 def _description(cite: Citations) -> str:
     return (
         "Table 1 shows mean (SD) and median [quartiles], or counts (percent of known values); SMD is the "
-        f"standardised mean difference {cite('smd')}."
+        f"standardised mean difference {cite('smd')}. Its tests are chosen by a rule that was fixed beforehand. "
+        f"{TEST_RULE}"
     )

@@ -17,7 +17,7 @@ from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_pred
 from . import plots
 from .calibration import calibration_metrics
 from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
-from .describe import describe_cohort, describe_features
+from .describe import SPLIT, describe_by_split, describe_cohort, describe_features
 from .exports import Section
 from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
@@ -80,6 +80,9 @@ class Report:
     internal : DataFrame, optional
         From :func:`hybrid.analysis.validation.measure_validation`: the internal performance of a frozen model whose
         external predictions are reported.
+    development : Cohort or DataFrame, optional
+        The patients that a frozen model was developed on, described beside those it was applied to. Without them the
+        cohort is described by its column ``split``, where it has one.
     run_record : mapping, optional
         What was run: ``settings``, ``versions``, digests. The methods paragraph is written from it.
     title : str
@@ -115,6 +118,7 @@ class Report:
         dictionary: pd.DataFrame | None = None,
         design: pd.DataFrame | None = None,
         internal: pd.DataFrame | None = None,
+        development: Any = None,
         run_record: Mapping[str, Any] | None = None,
         title: str = "Model comparison",
         simulated: bool = False,
@@ -133,7 +137,7 @@ class Report:
         self.seed = int(seed if seed is not None else settings.get("seed", 0))
         self.level = 0.95 if result is None else result.level
         self.outcome = outcome_name or str(settings.get("outcome_name") or "the event").replace("_", " ")
-        self.cohort = _as_frame(cohort)
+        self.cohort, self.development = _as_frame(cohort), _as_frame(development)
         self.features = features
         self.panel = Panel.from_predictions(predictions, split=split)
         table = check_predictions(predictions)
@@ -203,7 +207,8 @@ class Report:
         if self.result is not None:
             tables |= {"comparison": self.result.table, "models": self.result.models}
         if self.cohort is not None:
-            tables["cohort"] = describe_cohort(self.cohort)
+            tables["cohort"] = describe_cohort(self.cohort, tests=True)
+            tables |= self._by_split(self.cohort)
         if self.design is not None:
             tables["design_checks"] = self.design
         if self.features is not None:
@@ -218,6 +223,22 @@ class Report:
                 seed=self.seed, level=self.level,
             )
         )  # fmt: skip
+
+    def _by_split(self, cohort: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Table 1 by split: development beside external patients, or the splits that the cohort table names."""
+        if self.development is not None:
+            return {"cohort_by_split": describe_by_split({"internal": self.development, "external": cohort})}
+        if SPLIT in cohort.columns and cohort[SPLIT].nunique() > 1:
+            return {"cohort_by_split": describe_cohort(cohort, SPLIT, tests=True)}
+        return {}
+
+    def _descriptions(self, tables: Mapping[str, pd.DataFrame]) -> list[View]:
+        """Table 1 by outcome and, where there are splits, by split."""
+        views = (
+            description_view(tables.get("cohort"), self.outcome),
+            description_view(tables.get("cohort_by_split"), "", "The patients by split"),
+        )
+        return [view for view in views if view is not None]
 
     def excluded(self) -> pd.DataFrame:
         """Cases that failed somewhere or were not evaluated.
@@ -265,7 +286,7 @@ class Report:
         null = summarise_null(self.null, self.level, self.classifier)
         notes = () if self.result is None else self.result.notes
         patients = (
-            self._flow_view(), excluded_view(tables["excluded"]), description_view(tables.get("cohort"), self.outcome),
+            self._flow_view(), excluded_view(tables["excluded"]), *self._descriptions(tables),
             design_view(self.design), problems_view(self.problems), features_view(tables.get("features_summary")),
         )  # fmt: skip
         compared = (comparison_view(self.result), models_view(self.result))
@@ -377,7 +398,7 @@ class Report:
             calls=metrics_view(self.metrics, CALLS, self.baselines, null),
             pictures=pictures,
             flow=self._flow_view(),
-            description=description_view(tables.get("cohort"), self.outcome),
+            descriptions=self._descriptions(tables),
             excluded=excluded_view(tables["excluded"]),
             design=design_view(self.design),
             calibration=calibration_view(tables["calibration_metrics"]),

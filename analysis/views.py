@@ -211,13 +211,31 @@ def models_view(result: Comparison | None) -> View | None:
     return View("AUC of the compared models beside what trivial rules and chance reach", columns, rows, note)
 
 
-def description_view(description: pd.DataFrame | None, outcome: str) -> View | None:
-    """Build Table 1 as text."""
+SPLIT_NAMES: Final = {
+    "train": "Training", "validation": "Validation", "test": "Test", "internal": "Development", "external": "External",
+}  # fmt: skip
+"""Splits in words; others are shown as they are."""
+
+
+def description_view(
+    description: pd.DataFrame | None, outcome: str, title: str = "Table 1. All requested patients"
+) -> View | None:
+    """Build Table 1 as text.
+
+    Parameters
+    ----------
+    description : DataFrame or None
+        From :func:`~hybrid.analysis.describe_cohort` or :func:`~hybrid.analysis.describe_by_split`.
+    outcome : str
+        What the groups are values of; empty when they are splits.
+    title : str
+        Of the table.
+    """
     if description is None or description.empty:
         return None
     text = format_description(description)
     groups = [column for column in text.columns if column not in _BESIDE_GROUPS]
-    names = ["All" if group == ALL else f"{outcome}: {group}" for group in groups]
+    names = ["All", *(f"{outcome}: {g}" if outcome else SPLIT_NAMES.get(g, g) for g in groups if g != ALL)]
     with_smd, with_p = text["smd"].ne("").any(), "p" in text.columns
     rows, previous = [], None
     for row in text.to_dict("records"):
@@ -229,11 +247,12 @@ def description_view(description: pd.DataFrame | None, outcome: str) -> View | N
     columns = ["Variable", "Level", *names, "Missing", *(["SMD"] if with_smd else []), *(["p"] if with_p else [])]
     note = "Mean (SD); median [quartiles], or count (percent of known values)."
     if with_smd:
-        note += " SMD: standardised mean difference between the two groups (Austin 2009)."
+        which = "the two groups" if len(groups) <= 3 else "those two groups that differ most"
+        note += f" SMD: standardised mean difference between {which} (Austin 2009)."
     if with_p and "test_name" in description.columns:
         tests = [str(name) for name in dict.fromkeys(description["test_name"].dropna()) if str(name)]
         note += f" p: {'; '.join(tests)}; not adjusted for their number."
-    return View("Table 1. All requested patients", columns, rows, note, n_names=2)
+    return View(title, columns, rows, note, n_names=2)
 
 
 _BESIDE_GROUPS: Final = ("variable", "level", "missing", "smd", "test_name", "p")

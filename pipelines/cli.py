@@ -326,16 +326,31 @@ def _fit(options: argparse.Namespace) -> int:
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="model folder written by `hybrid fit`")
     parser.add_argument("cohort", help="cohort table of the new patients")
+    parser.add_argument(
+        "--features", metavar="TABLE", help="their feature table, for a model that was fitted on a ready one"
+    )
+    parser.add_argument(
+        "--development",
+        metavar="COHORT",
+        help="cohort that the model was fitted on, described beside the new one",
+    )
     parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/ and report.html")
     parser.set_defaults(verb=_validate)
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from .study import validate_study
+    from .study import new_patients, validate_study
 
+    cohort = new_patients(options.model, options.cohort, options.features)
+    development = None
+    if options.development:
+        # Where cohort and features stand in one file, that holds for both groups of patients.
+        is_one_file = options.features == options.cohort
+        table = options.development if is_one_file else options.features
+        development = new_patients(options.model, options.development, table)
     report = validate_study(
-        options.model, Cohort.read(options.cohort), options.out, n_jobs=options.jobs, backend=options.backend,
-        progress=not options.quiet,
+        options.model, cohort, options.out, features=options.features, development=development, n_jobs=options.jobs,
+        backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     _say(f"Report: {report.resolve()}")
     return 0

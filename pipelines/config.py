@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Collection
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -52,11 +53,27 @@ class ImageConfig(_Strict):
     """Factor on the stored values, for example 0.001 for SUV stored times 1000."""
 
 
+class FeatureTableConfig(_Strict):
+    """A ready feature table: the study starts from it, and no image is read."""
+
+    table: str
+    """CSV (also compressed), Excel or Parquet; relative to the study file. ``${NAME}`` is an environment variable. It
+    may be the cohort's own file; columns that the study file gives another meaning are then no features."""
+    case_id: str = "case_id"
+    """Column of the ids."""
+    prefix: Literal["rad_", "deep_"] = "rad_"
+    """Stands before the names of columns that start with neither ``rad_`` nor ``deep_``."""
+    leave_out: list[str] = Field(default_factory=list)
+    """Columns, or shell patterns, that are no features."""
+
+
 class StudyConfig(_Strict):
     """Everything that defines a study; unknown keys are errors."""
 
     title: str = "Handcrafted and deep features compared"
     cohort: CohortConfig
+    features: FeatureTableConfig | None = None
+    """A ready feature table in place of ``images`` and ``encoder``; its path alone is enough."""
     images: dict[str, ImageConfig] = Field(default_factory=lambda: {"image": ImageConfig(handcrafted="ct")})
     encoder: str | None = "bundled"
     infold_encoder: dict[str, Any] | None = None
@@ -131,6 +148,8 @@ class StudyConfig(_Strict):
         values = dict(values)
         if isinstance(values.get("cohort"), str):
             values["cohort"] = {"file": values["cohort"]}
+        if values.get("features") is not None:
+            values = _without_images(values, source)
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -141,7 +160,11 @@ class StudyConfig(_Strict):
         images = {name: _with_file(image, folder) for name, image in config.images.items()}
         encoder = _beside(config.encoder, folder) if config.encoder else None
         cohort = config.cohort.model_copy(update={"file": str(file)})
-        return config.model_copy(update={"cohort": cohort, "images": images, "encoder": encoder})
+        features = config.features
+        if features is not None:
+            path = _located(features.table, folder, source, "name the table by its path")
+            features = features.model_copy(update={"table": str(path)})
+        return config.model_copy(update={"cohort": cohort, "features": features, "images": images, "encoder": encoder})
 
     def to_yaml(self, path: str | Path) -> Path:
         """Write every setting, defaults included."""
@@ -153,11 +176,28 @@ class StudyConfig(_Strict):
         """Digest of all settings but the title and the cohort's folder."""
         values = self.model_dump(mode="json", exclude={"title"})
         values["cohort"]["file"] = Path(values["cohort"]["file"]).name
+        if values["features"] is not None:
+            values["features"]["table"] = Path(values["features"]["table"]).name
         return digest(values)
 
 
+def _without_images(values: dict[str, Any], source: str | Path | None) -> dict[str, Any]:
+    """Return the settings of a study that starts from a ready feature table: nothing is extracted."""
+    for name in ("images", "encoder", "infold_encoder"):
+        if values.get(name):
+            raise InputError(
+                f"A study has 'features', a ready table, or {name!r}, from which features are extracted; found both.",
+                advice=f"Remove {name!r}, or remove 'features'.",
+                path=source,
+            )
+    table = values["features"]
+    ready = {"table": table} if isinstance(table, str) else table
+    return {**values, "features": ready, "images": {}, "encoder": None}
+
+
 def _explain(error: ValidationError, source: str | Path | None) -> InputError:
-    first = error.errors()[0]
+    # A misspelt key is the cause of a missing one.
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         model: type[BaseModel] = StudyConfig
@@ -165,18 +205,22 @@ def _explain(error: ValidationError, source: str | Path | None) -> InputError:
             model = CohortConfig
         elif first["loc"][0] == "images":
             model = ImageConfig
+        elif first["loc"][0] == "features":
+            model = FeatureTableConfig
         return unknown_name("setting", first["loc"][-1], model.model_fields, path=source)
     found = "" if first["type"] == "missing" else f" Found {first['input']!r}."
     return InputError(f"Setting {place!r}: {first['msg']}.{found}", advice="Correct the study file.", path=source)
 
 
-def _located(file: str, folder: Path, source: str | Path | None) -> Path:
+def _located(
+    file: str, folder: Path, source: str | Path | None, otherwise: str = "name the table with --cohort FILE"
+) -> Path:
     text = os.path.expandvars(file)
     if "${" in text:
         name = text.split("${", 1)[1].split("}", 1)[0]
         raise InputError(
             f"The study file uses the environment variable {name}, which is not set.",
-            advice=f"Set {name}, or name the table with --cohort FILE.",
+            advice=f"Set {name}, or {otherwise}.",
             path=source,
         )
     path = Path(text).expanduser()
@@ -226,8 +270,15 @@ def _study_advice(path: Path) -> str:
     return f"{hint}Studies that come with the package: {', '.join(study_names())}."
 
 
-def load_cohort(config: CohortConfig) -> Cohort:
+def load_cohort(config: CohortConfig, *, without: Collection[str] = ()) -> Cohort:
     """Read the cohort of a study: rename columns, and gather one-row-per-image tables into one row per case.
+
+    Parameters
+    ----------
+    config : CohortConfig
+        Where it is.
+    without : collection of str
+        Columns of the file to leave out, named as in the file: features that stand in the same table.
 
     Raises
     ------
@@ -235,7 +286,7 @@ def load_cohort(config: CohortConfig) -> Cohort:
         When a column named in the study file is not in the table.
     """
     path = Path(config.file)
-    if not config.columns and config.image_name_column is None:
+    if not config.columns and config.image_name_column is None and not without:
         return Cohort.read(path)
     if not path.is_file():
         raise InputError("The cohort file does not exist.", advice="Check 'cohort' in the study file.", path=path)
@@ -245,6 +296,7 @@ def load_cohort(config: CohortConfig) -> Cohort:
         if name not in table.columns:
             error = unknown_name("column", name, table.columns)
             raise InputError(f"The cohort table has no column {name!r}.", advice=error.advice, path=path)
+    table = table.drop(columns=[name for name in table.columns if name in without])
     table = table.rename(columns={theirs: ours for ours, theirs in config.columns.items()})
     if config.image_name_column is not None:
         table = gather_images(table, config.image_name_column, config.image_names)

@@ -69,6 +69,15 @@ def _number_column(column: pd.Series) -> pd.Series:
     return column
 
 
+def read_header(path: str | Path) -> list[str]:
+    """Column names of a CSV or Excel table; empty when there is no such file."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    reader = pd.read_excel if path.suffix.lower() in (".xlsx", ".xls") else pd.read_csv
+    return [str(name) for name in reader(path, nrows=0).columns]
+
+
 def read_features(path: str | Path) -> pd.DataFrame:
     """Read a feature table written by :func:`extract_features` (or a spreadsheet with a ``case_id`` column).
 

@@ -277,6 +277,32 @@ def load_model(folder: str | Path) -> FrozenModel:
     return FrozenModel(fitted, card)
 
 
+def trained_on(card: Mapping[str, Any], cohort: Cohort) -> Cohort:
+    """Give the cases of a cohort whose patients a frozen model was trained on.
+
+    Parameters
+    ----------
+    card : mapping
+        Content of ``model.json``: hashed patients.
+    cohort : Cohort
+        Said to be the patients of the model.
+
+    Raises
+    ------
+    InputError
+        When patients of the model are not in the cohort.
+    """
+    own = set(card["patients"])
+    found = [case for case in cohort if hashed_patient(case.patient_id) in own]
+    lacking = len(own) - len({case.patient_id for case in found})
+    if lacking:
+        raise InputError(
+            f"{lacking} of the {len(own)} patients that the model was fitted on are not in the development cohort.",
+            advice="Pass the cohort table that `hybrid fit` was run with.",
+        )
+    return Cohort(found)
+
+
 def validate_model(model: FrozenModel, features: pd.DataFrame, cohort: Cohort) -> pd.DataFrame:
     """Predictions of a frozen model for new patients; see :meth:`FrozenModel.predict`."""
     return model.predict(features, cohort, split="external")

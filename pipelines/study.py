@@ -27,8 +27,9 @@ from hybrid.tables import SELECTED
 from .config import StudyConfig, load_cohort
 from .evaluate import cross_validate, permutation_null
 from .extract import extract_features, plan_parts
-from .files import write_csv, write_json
-from .models import fit_model, load_model, validate_model
+from .files import read_header, write_csv, write_json
+from .models import fit_model, load_model, trained_on, validate_model
+from .ready_features import feature_columns_of, meaningful_columns, read_ready_features
 from .study_table import prepare_batches, prepare_table
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,7 @@ def run_study(
     """
     out = Path(out)
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
-    cohort = load_cohort(config.cohort)
-    cohort.require_unique_ids()
+    cohort = study_cohort(config)
     _check_images(config, cohort)
     problems = cohort.check(progress=progress)
     write_csv(problems, out / "problems.csv")
@@ -122,6 +122,13 @@ def _write_report(report: Report, out: Path, record: Mapping[str, Any]) -> Path:
     return page
 
 
+def study_cohort(config: StudyConfig) -> Cohort:
+    """Read the cohort of a study; ids must be unique."""
+    cohort = load_cohort(config.cohort, without=feature_columns_of(config))
+    cohort.require_unique_ids()
+    return cohort
+
+
 def _check_images(config: StudyConfig, cohort: Cohort) -> None:
     for name in config.images:
         if name not in cohort.image_names:
@@ -129,7 +136,13 @@ def _check_images(config: StudyConfig, cohort: Cohort) -> None:
 
 
 def study_features(config: StudyConfig, cohort: Cohort, out: Path, work: dict[str, Any]) -> pd.DataFrame:
-    """Extract the features of a study into ``out``."""
+    """Extract the features of a study into ``out``, or read the ready table that it starts from."""
+    if config.features is not None:
+        known = {*meaningful_columns(config), *config.covariates}
+        features = read_ready_features(config.features, known=sorted(known), cases=[case.case_id for case in cohort])
+        features.attrs["failures"] = []
+        write_csv(features.reset_index(), out / "features.csv")
+        return features
     return extract_features(cohort, **_extraction_settings(config), out=out, **work)
 
 
@@ -143,7 +156,12 @@ def _extraction_settings(config: StudyConfig) -> dict[str, Any]:
 
 
 def extraction_digests(config: StudyConfig, cohort: Cohort) -> dict[str, str]:
-    """Digest of everything that determines the values of each kind of feature: parameters, encoder, scale."""
+    """Digest of everything that determines the values of each kind of feature: parameters, encoder, scale.
+
+    Nothing for a ready feature table: how its values came about is not known.
+    """
+    if config.features is not None:
+        return {}
     return {part.stage: digest(part.settings) for part in plan_parts(cohort, **_extraction_settings(config))}
 
 
@@ -279,8 +297,7 @@ def fit_study(
         the cross-validated performance (estimates with intervals, no patient).
     """
     out = Path(out)
-    cohort = load_cohort(config.cohort)
-    cohort.require_unique_ids()
+    cohort = study_cohort(config)
     _check_images(config, cohort)
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
     features = study_features(config, cohort, out / "work", work)
@@ -311,7 +328,8 @@ def _portable(config: StudyConfig) -> StudyConfig:
         for name, image in config.images.items()
     }
     cohort = config.cohort.model_copy(update={"file": Path(config.cohort.file).name})
-    return config.model_copy(update={"images": images, "cohort": cohort})
+    features = config.features and config.features.model_copy(update={"table": Path(config.features.table).name})
+    return config.model_copy(update={"images": images, "cohort": cohort, "features": features})
 
 
 def validate_study(
@@ -319,6 +337,8 @@ def validate_study(
     cohort: Cohort,
     out: str | Path,
     *,
+    features: str | Path | None = None,
+    development: Cohort | None = None,
     n_jobs: int = 1,
     backend: str = "loky",
     progress: bool = True,
@@ -333,6 +353,11 @@ def validate_study(
         The new patients, with the image names of the study.
     out : path-like
         Folder for ``features.csv``, ``predictions.csv``, ``tables/`` and ``report.html``.
+    features : path-like, optional
+        Feature table of the new patients, for a model that was fitted on a ready table, and only for such a model.
+    development : Cohort, optional
+        The patients that the model was fitted on, for a table that describes them beside the new ones. A model folder
+        holds no patient data, so that nobody else can supply them.
     n_jobs, backend, progress
         See :func:`hybrid.pipelines.run_tasks`.
 
@@ -345,10 +370,13 @@ def validate_study(
     ------
     LeakageError
         When a patient was among those that the model was trained on.
+    InputError
+        When a feature table is missing, or given where features are extracted from images, or ``development`` lacks
+        patients of the model.
     """
     out = Path(out)
     model = load_model(model_folder)
-    config = StudyConfig.from_yaml(Path(model_folder) / "study.yaml")
+    config = _with_features(StudyConfig.from_yaml(Path(model_folder) / "study.yaml"), features)
     _check_images(config, cohort)
     for stage, expected in model.card.get("extraction", {}).items():
         if extraction_digests(config, cohort).get(stage) != expected:
@@ -358,16 +386,56 @@ def validate_study(
                 advice="Use the version of this package and the encoder file that the model was made with.",
                 path=model_folder,
             )
-    features = study_features(config, cohort, out, {"n_jobs": n_jobs, "backend": backend, "progress": progress})
-    predictions = validate_model(model, features, cohort)
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    table = study_features(config, cohort, out, work)
+    predictions = validate_model(model, table, cohort)
     write_csv(predictions, out / "predictions.csv")
     metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
-    record = run_record(config, cohort, features, predictions) | {"model": str(Path(model_folder).name)}
+    record = run_record(config, cohort, table, predictions) | {"model": str(Path(model_folder).name)}
     write_json(record, out / "run_record.json")
     internal = Path(model_folder) / INTERNAL_FILE
     report = Report(
-        cohort, features, predictions, None, metrics=metrics, failures=pd.DataFrame(features.attrs["failures"]),
+        cohort, table, predictions, None, metrics=metrics, failures=pd.DataFrame(table.attrs["failures"]),
         run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
         internal=pd.read_csv(internal) if internal.is_file() else None,
+        development=None if development is None else trained_on(model.card, development),
     )  # fmt: skip
     return _write_report(report, out, record)
+
+
+def _with_features(config: StudyConfig, table: str | Path | None) -> StudyConfig:
+    """Give the settings of a frozen model the feature table of the new patients."""
+    if table is None:
+        if config.features is None:
+            return config
+        raise InputError(
+            "This model was fitted on a ready feature table; the new patients need one with the same columns.",
+            advice="Name it: --features TABLE.",
+        )
+    if config.features is None:
+        raise InputError(
+            "This model extracts its features from images; a feature table was given.", advice="Leave --features out."
+        )
+    return config.model_copy(update={"features": config.features.model_copy(update={"table": str(table)})})
+
+
+def new_patients(model_folder: str | Path, file: str | Path, features: str | Path | None = None) -> Cohort:
+    """Read the cohort table of new patients for a frozen model, with the column names that its study knows.
+
+    Parameters
+    ----------
+    model_folder : path-like
+        Written by :func:`fit_study`.
+    file : path-like
+        Cohort table. Columns are renamed as in the study when the table has no ``case_id`` column of its own.
+    features : path-like, optional
+        Feature table of the new patients; may be the same file.
+    """
+    config = _with_features(StudyConfig.from_yaml(Path(model_folder) / "study.yaml"), features)
+    renamed = config.cohort.columns.get("case_id")
+    if renamed is None or "case_id" in read_header(file):
+        cohort = config.cohort.model_copy(update={"columns": {}, "image_name_column": None})
+    else:
+        cohort = config.cohort
+    cohort = cohort.model_copy(update={"file": str(file)})
+    return study_cohort(config.model_copy(update={"cohort": cohort}))

@@ -320,3 +320,32 @@ def test_numbers_never_show_a_minus_zero():
 def test_absolute_paths_are_shortened_and_nothing_else():
     value = {"a": "/x/y/z.csv", "b": ["C:\\data\\t.xlsx", "ct", 0.5], "c": {"d": "rel/path.csv"}}
     assert short_path(value) == {"a": "z.csv", "b": ["t.xlsx", "ct", 0.5], "c": {"d": "rel/path.csv"}}
+
+
+def test_patients_are_described_by_outcome_and_by_split_with_tests(parts, make_cohort, tmp_path):
+    predictions, result, metrics = parts
+    cohort = make_cohort(predictions)
+    cohort["split"] = np.where(np.arange(len(cohort)) < 16, "train", "test")
+    report = Report(cohort, None, predictions, result, metrics=metrics, **FAST)
+    tables = report.tables()
+    for name, groups in (("cohort", {"0", "1"}), ("cohort_by_split", {"train", "test"})):
+        own = tables[name].set_index(["variable", "group"])
+        assert groups | {"all"} == set(tables[name]["group"])
+        assert own.loc[("age", "all"), "test_name"] == "Mann-Whitney test"
+        assert 0 < own.loc[("age", "all"), "p"] < 1
+        assert own.loc[("age", "all"), "smd"] > 0
+    text = html.unescape(report.save(tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "The patients by split" in text
+    assert text.index(">Training<") < text.index(">Test<")
+    assert "Mann-Whitney test between two groups" in text
+
+
+def test_development_patients_stand_beside_the_new_ones(parts, make_cohort):
+    predictions, _, metrics = parts
+    cohort = make_cohort(predictions)
+    old = cohort.assign(case_id="old" + cohort["case_id"], patient_id="old" + cohort["patient_id"], age=90.0)
+    report = Report(cohort, None, predictions, None, metrics=metrics, development=old, **FAST)
+    own = report.tables()["cohort_by_split"].set_index(["variable", "group"])
+    assert own.loc[("age", "internal"), "mean"] == 90
+    assert own.loc[("patients", "external"), "count"] == 26
+    assert own.loc[("age", "internal"), "p"] < 1e-6
