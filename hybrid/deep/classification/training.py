@@ -39,6 +39,8 @@ from tqdm.auto import tqdm
 
 from hybrid.deep.fitting import (
     Schedule,
+    choose_precision,
+    on_gpu,
     open_fabric,
     read_checkpoint,
     reproducible,
@@ -171,7 +173,8 @@ class ClassifierSettings:
     seed : int
         Start weights, order and changes.
     precision : {"auto", "32-true", "bf16-mixed"}
-        "auto": bfloat16 on a GPU that has it, 32 bits otherwise.
+        "auto": bfloat16 on a GPU that has it, and on a CPU that was measured to be faster with it (a network of this
+        size, see :func:`hybrid.deep.fitting.bf16_helps`); 32 bits otherwise.
     workers : int
         Processes that change the images; 0 does it in this one.
     accelerator : str
@@ -398,14 +401,21 @@ def train_network(
 
 
 def class_scores(
-    network: nn.Module, images: Sequence[PreparedImage], *, batch: int, classes: int, device: Any = "cpu"
+    network: nn.Module,
+    images: Sequence[PreparedImage],
+    *,
+    batch: int,
+    classes: int,
+    device: Any = "cpu",
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> np.ndarray:
-    """Scores before softmax, float64, shape (images, classes)."""
+    """Scores before softmax, float64, shape (images, classes); ``layout`` is the order of the values in memory."""
     rows = [np.zeros((0, classes), np.float32)]
     with torch.inference_mode():
         for start in range(0, len(images), batch):
             arrays = np.stack([image.load() for image in images[start : start + batch]])
-            rows.append(network(torch.from_numpy(arrays).to(device)).float().cpu().numpy())
+            batch_values = torch.from_numpy(arrays).to(device, memory_format=layout)
+            rows.append(network(batch_values).float().cpu().numpy())
     return np.concatenate(rows).astype(np.float64)
 
 
@@ -522,13 +532,39 @@ class _Run:
         optimiser = torch.optim.AdamW(
             network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
-        self.fabric = open_fabric(self.settings.accelerator, self.settings.precision)
+        state = read_checkpoint(path, self.key) if goes_on else None
+        self.precision = self._precision(network, state)
+        self.fabric = open_fabric(self.settings.accelerator, self.precision)
+        for own in (network, self.averaged):
+            own.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.averaged.to(self.fabric.device)
         self.loss = nn.CrossEntropyLoss(torch.tensor(self.weights, dtype=torch.float32, device=self.fabric.device))
-        if goes_on:
-            self._load(path)
+        if state is not None:
+            self._load(state)
             logger.info("Training goes on after epoch %d (%s).", self.epoch, path)
+
+    def _precision(self, network: nn.Module, state: Mapping[str, Any] | None) -> str:
+        """Wanted precision, that of the interrupted training, or the one that this machine is faster with."""
+        if self.settings.precision == "auto" and state is not None and "precision" in state:
+            return str(state["precision"])
+        first = self.training[0].load()
+        count = min(self.settings.batch, len(self.training))
+        sample = torch.randn((count, *first.shape), generator=torch.Generator().manual_seed(0))
+        return choose_precision(self.settings.accelerator, self.settings.precision, network, sample, layout=self._last)
+
+    @property
+    def _last(self) -> torch.memory_format:
+        return torch.channels_last if self.architecture.dims == 2 else torch.channels_last_3d
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Order of the values in memory; a CPU's convolutions in bfloat16 are fastest with the channels last."""
+        return self._last if self.precision == "bf16-mixed" and not self._on_gpu else torch.contiguous_format
+
+    @property
+    def _on_gpu(self) -> bool:
+        return on_gpu(self.settings.accelerator)
 
     def train(
         self, *, progress: bool, stop_after: int | None, monitor: Callable[[Mapping[str, Any]], None] | None
@@ -551,7 +587,8 @@ class _Run:
         self.batches.epoch = self.epoch
         for number, (images, targets) in enumerate(self.loader):
             rate = self.schedule.rate(self.epoch, number, self.seconds)
-            losses.append(self._step(images.to(self.fabric.device), targets.to(self.fabric.device), rate=rate))
+            images = images.to(self.fabric.device, memory_format=self.layout)
+            losses.append(self._step(images, targets.to(self.fabric.device), rate=rate))
             if not math.isfinite(losses[-1]):
                 raise InputError(
                     f"The training diverged in epoch {self.epoch + 1}: the loss is {losses[-1]}.",
@@ -583,10 +620,11 @@ class _Run:
     def _tuning_figures(self) -> dict[str, float]:
         if not self.tuning:
             return dict.fromkeys(("tuning_loss", "tuning_accuracy", "tuning_auc"), math.nan)
-        scores = class_scores(
-            self.averaged, self.tuning, batch=self.settings.batch, classes=self.architecture.classes,
-            device=self.fabric.device,
-        )  # fmt: skip
+        with self.fabric.autocast():
+            scores = class_scores(
+                self.averaged, self.tuning, batch=self.settings.batch, classes=self.architecture.classes,
+                device=self.fabric.device, layout=self.layout,
+            )  # fmt: skip
         return {
             "tuning_loss": weighted_log_loss(scores, self.targets, self.weights),
             "tuning_accuracy": float((scores.argmax(axis=1) == self.targets).mean()),
@@ -608,14 +646,13 @@ class _Run:
             "key": self.key, "epoch": self.epoch, "seconds": self.seconds, "rows": json.dumps(self.rows),
             "network": self.network.module.state_dict(), "averaged": self.averaged.state_dict(),
             "optimiser": self.optimiser.state_dict(), "best_score": self.best[0], "best_epoch": self.best[1],
-            "best": self.best[2],
+            "best": self.best[2], "precision": self.precision,
         }  # fmt: skip
         write_checkpoint(state, self.folder / CHECKPOINT)
         pd.DataFrame(self.rows, columns=list(CURVE_COLUMNS)).to_csv(self.folder / CURVES, index=False)
         self.written = time.monotonic()
 
-    def _load(self, path: Path) -> None:
-        state = read_checkpoint(path, self.key)
+    def _load(self, state: Mapping[str, Any]) -> None:
         self.epoch, self.seconds, self.rows = state["epoch"], state["seconds"], json.loads(state["rows"])
         self.network.module.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])

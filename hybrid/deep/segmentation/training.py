@@ -29,6 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from hybrid.deep.fitting import bf16_helps
 from hybrid.errors import InputError
 from hybrid.provenance import digest
 
@@ -589,23 +590,6 @@ def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
 
 
 def _bf16_helps(plan: SegmentationPlan) -> bool:
-    """Whether this CPU trains faster in bfloat16 and computes the same within rounding.
-
-    Some CPUs lack the instructions (slower), and a kernel of PyTorch was wrong for narrow outputs (pytorch#169688); so
-    both are measured on this network.
-    """
-    network = build_segmenter(plan).train()
-    generator = torch.Generator().manual_seed(0)
-    patch = torch.randn((1, 1, *plan.patch), generator=generator)
-    seconds, results = [], []
-    for dtype in (torch.float32, torch.bfloat16):
-        for _ in range(2):
-            begin = time.monotonic()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                logits = outputs(network(patch))[0]
-            logits.float().square().mean().backward()
-            elapsed = time.monotonic() - begin
-        seconds.append(elapsed)
-        results.append(logits.detach().float().flatten())
-    agreement = torch.nn.functional.cosine_similarity(results[0], results[1], dim=0)
-    return bool(agreement > 0.99) and seconds[1] < 0.8 * seconds[0]
+    """Whether this CPU trains the plan's network faster in bfloat16, and as well."""
+    patch = torch.randn((1, 1, *plan.patch), generator=torch.Generator().manual_seed(0))
+    return bf16_helps(build_segmenter(plan), patch, scores=lambda found: outputs(found)[0])

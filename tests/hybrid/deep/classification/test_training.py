@@ -6,6 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
+from hybrid.deep.classification import training
 from hybrid.deep.classification.networks import classifier_architecture
 from hybrid.deep.classification.training import (
     CHECKPOINT,
@@ -218,3 +219,31 @@ def test_nonsense_settings_are_refused():
 def test_one_image_is_refused(images, tmp_path):
     with pytest.raises(InputError, match="two images; found 1"):
         train_network(NETWORK, images[:1], [], tmp_path)
+
+
+def prefers_bf16(accelerator, precision, network, sample, *, layout):
+    return "bf16-mixed" if precision == "auto" else precision
+
+
+# Two strides less: a kernel of torch is wrong in bfloat16 where a convolution sees a single voxel.
+SHALLOW = classifier_architecture(
+    "resnet10", dims=3, in_channels=1, classes=2, widen=0.125, first_stride=1, max_pool=False
+)
+
+
+def test_resumed_training_keeps_the_precision_it_was_begun_with(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "NETWORK", SHALLOW)
+    monkeypatch.setattr(training, "choose_precision", prefers_bf16)
+    train(images, tmp_path / "a", stop_after=1)
+    monkeypatch.setattr(training, "choose_precision", lambda *_, **__: pytest.fail("measured again"))
+    resumed = train(images, tmp_path / "a")
+    monkeypatch.setattr(training, "choose_precision", prefers_bf16)
+    assert same_weights(train(images, tmp_path / "b").network, resumed.network)
+    assert not same_weights(train(images, tmp_path / "c", replace(FAST, precision="32-true")).network, resumed.network)
+
+
+def test_weights_trained_in_bfloat16_are_32_bits_in_the_usual_order(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "NETWORK", SHALLOW)
+    monkeypatch.setattr(training, "choose_precision", prefers_bf16)
+    network = train(images, tmp_path, replace(FAST, epochs=1)).network
+    assert all(value.is_contiguous() and value.dtype != torch.bfloat16 for value in network.state_dict().values())
