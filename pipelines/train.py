@@ -30,6 +30,10 @@ PREPARED = "prepared"
 SPLIT_COLUMN = "split"
 """Cohort column that says which cases are ``train``, ``validation`` or ``test``; test cases are never touched."""
 
+LONG_MINUTES = 10.0
+LONG_STEPS = 100
+"""Steps per epoch of a training of :data:`LONG_MINUTES` or more: the Dice after every epoch costs less of the time."""
+
 SPLITS = ("train", "validation", "test", "external")
 
 
@@ -49,6 +53,7 @@ def train_segmenter(
     minutes: float | None = None,
     epochs: int | None = None,
     folds: int | None = None,
+    members: int | None = None,
     validation_share: float = 0.15,
     image: str | None = None,
     seed: int = 0,
@@ -77,6 +82,8 @@ def train_segmenter(
     folds : int, optional
         Train that many networks, each with another part of the patients for validation: an ensemble. Default: one
         network with ``validation_share`` of the patients for validation.
+    members : int, optional
+        Train the first so many folds only. Default: all.
     validation_share : float
         Share of the patients that is not trained on; 0 trains on all.
     image : str, optional
@@ -120,9 +127,14 @@ def train_segmenter(
     out = Path(out)
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
-    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
+    length = {"steps": LONG_STEPS} if minutes is not None and minutes >= LONG_MINUTES else {}
+    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **{**length, **(settings or {})})
     cases = one_image(cohort, image)
-    splits = make_folds(cases, folds, validation_share, seed)
+    if members is not None and not 1 <= members <= (folds or 1):
+        raise InputError(
+            f"The 'members' parameter must be from 1 to the number of folds ({folds or 1}); got {members}."
+        )
+    splits = make_folds(cases, folds, validation_share, seed)[:members]
     known = {name for fold in splits for name in (*fold.training, *fold.validation)}
     cases = Cohort(case for case in cases if case.case_id in known)
     run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)

@@ -37,7 +37,10 @@ MASS_LABELS: Final = (2, 3)
 DEFAULT_KINDS: Final = {2: "solid", 3: "cyst"}
 """Class of a lesion by its label when no table of lesions says more."""
 
-SHARE_OF_TIME: Final = {"kidney": 0.3, "mass": 0.7}
+SHARE_OF_TIME: Final = {"kidney": 0.2, "mass": 0.8}
+FOLDS: Final = 5
+"""Each network of stage 2 validates on another fifth of the patients, unless there are more networks."""
+
 STRATA_MM: Final = (5.0, 20.0, 40.0, 70.0)
 
 
@@ -78,7 +81,7 @@ def run_renal_mass(
     network : str
         Of both segmentation stages.
     minutes, epochs : optional
-        Of the whole training (30 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
+        Of the whole training (20 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
     members : int
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
@@ -200,7 +203,7 @@ def train_cascade(
     logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
     fine = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
     train_segmenter(
-        _for_folds(cohort, members), folder / "mass", folds=members if members > 1 else None,
+        _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
         minutes=None if part["mass"] is None else part["mass"] / members,
         plan={**common, **fine, "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2},
               "crop_margin_mm": rules.margin_mm + 10},
@@ -224,6 +227,14 @@ def _train_classes(cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, see
     classifier = train_lesion_classifier(inputs, names, seed=seed, card={"patients": patients})
     save_lesion_classifier(folder / "classifier", classifier)
     return True
+
+
+def _ensemble(cohort: Cohort, members: int) -> dict[str, int]:
+    """Folds of stage 2 and how many of them are trained; none for a single network."""
+    if members < 2:
+        return {}
+    trained = {case.patient_id for case in cohort if split_of(case) not in ("test", "external")}
+    return {"folds": max(members, min(FOLDS, len(trained))), "members": members}
 
 
 def _for_folds(cohort: Cohort, members: int) -> Cohort:

@@ -115,7 +115,7 @@ def large_ct(path):
     """Write a painted CT of 512 x 512 x 300 voxels with two kidneys and masses."""
     import SimpleITK as sitk
 
-    from hybrid.phantoms.painted import ScanStyle, paint_ct
+    from hybrid.phantoms.painted import paint_ct
 
     grid = np.indices((70, 60, 80)).astype(float)
     labels = np.zeros((70, 60, 80), np.uint8)
@@ -132,7 +132,6 @@ def large_ct(path):
         [e * s / n for e, s, n in zip(coarse.image.GetSize(), coarse.image.GetSpacing(), SIZE[::-1], strict=True)],
         coarse.image.GetDirection(), -1000.0, sitk.sitkInt16,
     )  # fmt: skip
-    assert ScanStyle is not None
     sitk.WriteImage(fine, str(path))
 
 

@@ -199,6 +199,18 @@ def test_ensemble_of_folds_never_validates_on_its_training_patients(tmp_path):
     assert found[0].mask is not None
 
 
+def test_few_members_of_many_folds_train_on_most_patients(tmp_path):
+    cohort = Cohort.from_csv(write_cohort(tmp_path, count=6, test=0))
+    options = {"network": "unet", "epochs": 1, "plan": FAST, "settings": CPU, "progress": False}
+    model = train_segmenter(cohort, tmp_path / "model", folds=6, members=2, **options)
+    assert len(load_segmenter(model).networks) == 2
+    for number in range(2):
+        card = json.loads((model / f"fold_{number}" / "model.json").read_text(encoding="utf-8"))
+        assert card["cases"] == {"training": 5, "validation": 1}
+    with pytest.raises(InputError, match="from 1 to the number of folds"):
+        train_segmenter(cohort, tmp_path / "other", folds=3, members=4, **options)
+
+
 def test_patients_stay_together_in_folds():
     cohort = Cohort(Case(f"c{i}", f"p{i // 2}") for i in range(12))
     for fold in make_folds(cohort, 3, 0.0, seed=1):

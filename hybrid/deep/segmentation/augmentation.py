@@ -140,6 +140,7 @@ def random_patch(
     seed: Sequence[int],
     *,
     augment: bool = True,
+    calm: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One training patch; the same seed gives the same patch, in any process.
 
@@ -155,6 +156,8 @@ def random_patch(
         Of everything random here.
     augment : bool
         Change space and intensities; otherwise only cut.
+    calm : bool
+        Of the changes, only mirror: the voxels stay as they were measured.
 
     Returns
     -------
@@ -163,12 +166,14 @@ def random_patch(
     """
     rng = np.random.default_rng(seed)
     centre = _centre(labels.shape, places, plan, rng)
-    matrix = random_matrix(plan.spacing, rng) if augment else np.eye(3)
+    matrix = random_matrix(plan.spacing, rng) if augment and not calm else np.eye(3)
     values, region = cut_patch(image, labels, centre, plan.patch, matrix)
     if not augment:
         return values, region
     axes = [axis + 1 for axis in plan.mirror_axes if rng.random() < 0.5]
     values, region = torch.flip(values, axes), torch.flip(region, axes)
+    if calm:
+        return values, region
     changes = intensity_changes()
     changes.set_random_state(int(rng.integers(2**31)))
     return torch.as_tensor(changes(values), dtype=torch.float32).as_subclass(torch.Tensor), region

@@ -80,6 +80,9 @@ class TrainingSettings:
         trains to the end, where the learning rate is smallest, and keeps the last.
     augment : bool
         Change space and intensities of the patches at random.
+    calm : float
+        Share of the training, at its end, in which patches are only mirrored: interpolation and noise blur the finest
+        detail, and the last steps see images as inference does.
     seed : int
         Start weights and patches.
     precision : {"auto", "32-true", "bf16-mixed", "16-mixed"}
@@ -102,6 +105,7 @@ class TrainingSettings:
     ema: float = 0.995
     patience: int = 0
     augment: bool = True
+    calm: float = 0.2
     seed: int = 0
     precision: str = "auto"
     workers: int = 0
@@ -114,6 +118,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"The '{name}' parameter must be positive; found {value}.")
+        if not 0 <= self.calm <= 1:
+            raise InputError(f"The 'calm' parameter must be from 0 to 1; found {self.calm}.")
         if self.minutes is not None and self.epochs is not None:
             raise InputError("Give minutes or epochs, not both.")
 
@@ -180,7 +186,7 @@ class PatchDataset(Dataset):
         self, cases: Sequence[PreparedCase], plan: SegmentationPlan, settings: TrainingSettings, count: int
     ) -> None:
         self.cases, self.plan, self.settings, self.count = list(cases), plan, settings, count
-        self.epoch = 0
+        self.epoch, self.calm = 0, False
         self._loaded: dict[int, Mapping[str, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -194,7 +200,7 @@ class PatchDataset(Dataset):
         places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
         seed = [self.settings.seed, self.epoch, index]
         values, labels = random_patch(
-            stored["image"], stored["labels"], places, self.plan, seed, augment=self.settings.augment
+            stored["image"], stored["labels"], places, self.plan, seed, augment=self.settings.augment, calm=self.calm
         )  # fmt: skip
         mean, sd = self.plan.foreground
         return (values if (mean, sd) == (0, 1) else values * sd + mean), labels
@@ -430,7 +436,7 @@ class _Run:
         return row
 
     def _batches(self, dataset: PatchDataset) -> Iterator[Batch]:
-        dataset.epoch = self.epoch
+        dataset.epoch, dataset.calm = self.epoch, self.progress >= 1 - self.settings.calm
         workers, batch = self.settings.workers, self.plan.batch
         own = [i for i in range(len(dataset)) if i // batch % self.fabric.world_size == self.fabric.global_rank]
         loader = DataLoader(

@@ -137,6 +137,24 @@ def test_a_patch_is_a_function_of_its_seed(plan, cases):
     assert not torch.equal(first[0], other[0])
 
 
+def test_a_calm_patch_is_a_mirrored_crop_of_measured_voxels(plan, cases):
+    stored = cases[0].load()
+    places = [stored["places_1"]]
+    for seed in range(6):
+        values, labels = random_patch(stored["image"], stored["labels"], places, plan, [seed], calm=True)
+        assert np.isin(values.numpy(), np.append(stored["image"], stored["image"].min()).astype(np.float32)).all()
+        assert values.shape == labels.shape == (1, *plan.patch)
+
+
+def test_calm_end_of_a_training_changes_only_its_last_epochs(plan, cases, tmp_path):
+    plain = train_network(plan, cases[:4], [], tmp_path / "a", replace(FAST, calm=0.0), progress=False).curves[
+        "train_loss"
+    ]
+    calm = train_network(plan, cases[:4], [], tmp_path / "b", replace(FAST, calm=0.5), progress=False).curves
+    assert list(plain[:2]) == list(calm["train_loss"][:2])
+    assert set(plain[2:]).isdisjoint(calm["train_loss"][2:])
+
+
 def test_an_unrotated_patch_is_a_plain_crop():
     image = np.random.default_rng(0).standard_normal((20, 21, 22)).astype(np.float32)
     labels = (image > 1).astype(np.uint8)
