@@ -35,6 +35,9 @@ CURVE_COLUMNS: Final = ("epoch", "train_dice", "validation_dice", "train_loss", 
 TICK_DISTANCE: Final = 0.06
 """Least distance of two ticks as a share of the axis."""
 
+LABEL_DISTANCE: Final = 0.13
+"""Least distance of two names of lines as a share of the axis: two lines of text at a height of 3 inches."""
+
 SLICE_KEYS: Final = ("case_id", "title", "image", "reference", "prediction", "spacing")
 """Keys of each slice of :func:`plot_overlays`."""
 
@@ -121,9 +124,10 @@ def _diameter_ticks(ax: Axes) -> None:
         if low <= tick <= high and place - last > TICK_DISTANCE:
             inside.append(tick)
             last = place
-    if len(inside) > 1:
-        ax.set_xticks(inside, [str(tick) for tick in inside])
-        ax.minorticks_off()
+    if len(inside) < 2:  # a narrow range has its ends instead
+        inside = sorted({int(np.ceil(low)), int(np.floor(high))})
+    ax.set_xticks(inside, [str(tick) for tick in inside])
+    ax.minorticks_off()
 
 
 def plot_dice_box(
@@ -213,21 +217,32 @@ def plot_bland_altman(result: BlandAltman, *, ax: Axes | None = None) -> Axes:
         ("bias_ml", "bias", "Bias", "-"), ("lower_limit_ml", "lower_limit", "Lower limit", DASHES[1]),
         ("upper_limit_ml", "upper_limit", "Upper limit", DASHES[1]),
     )  # fmt: skip
-    for name, bounds, text, dash in lines:
+    for name, bounds, _, dash in lines:
         value, low, high = summary[name], summary[f"{bounds}_ci_low"], summary[f"{bounds}_ci_high"]
         if not np.isfinite(value):
             continue
         ax.axhline(value, color=INK, linewidth=1.0, linestyle=dash, zorder=1)
         if np.isfinite(low) and np.isfinite(high):
             ax.axhspan(low, high, color=COLOURS[5 if name == "bias_ml" else 4], alpha=0.2, linewidth=0, zorder=0)
-        ax.annotate(
-            f"{text}\n{value:.3g}".replace("-", "−"), (1.01, value), xycoords=("axes fraction", "data"), fontsize=7.5,
-            color=INK, va="center",
-        )  # fmt: skip
     ax.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    _name_lines(ax, {text: summary[name] for name, _, text, _ in lines})
     ax.set(xlabel="Mean of both volumes (ml)", ylabel="Predicted − reference (ml)")
     _style(ax)
     return ax
+
+
+def _name_lines(ax: Axes, values: Mapping[str, float]) -> None:
+    """Write name and value of horizontal lines beside the axes, pushed apart where the lines are close."""
+    low, high = ax.get_ylim()
+    apart, last = LABEL_DISTANCE * (high - low), -np.inf
+    for text, value in sorted(values.items(), key=lambda item: item[1]):
+        if not np.isfinite(value):
+            continue
+        last = max(value, last + apart)
+        ax.annotate(
+            f"{text}\n{value:.3g}".replace("-", "−"), (1.01, last), xycoords=("axes fraction", "data"), fontsize=7.5,
+            color=INK, va="center",
+        )  # fmt: skip
 
 
 def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -243,8 +258,9 @@ def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     Returns
     -------
     Axes
-        The epoch of the best validation Dice is marked. Loss and learning rate share the axis from 0 to 1 because only
-        their shape matters here; the legend states what 1 stands for.
+        The epoch of the highest validation Dice is marked; the model's card says which
+        weights were kept. Loss and learning rate share the axis from 0 to 1 because only their shape matters
+        here; the legend states what 1 stands for.
 
     Raises
     ------
@@ -283,7 +299,7 @@ def _mark_best(ax: Axes, table: pd.DataFrame) -> None:
     if values.empty:
         return
     best = values.loc[values["validation_dice"].idxmax()]
-    text = f"Best epoch {best['epoch']:g}: {best['validation_dice']:.3f}"
+    text = f"Highest validation Dice, epoch {best['epoch']:g}: {best['validation_dice']:.3f}"
     ax.plot([best["epoch"]], [best["validation_dice"]], "D", color=COLOURS[1], markersize=5, label=text, zorder=4)
 
 

@@ -22,6 +22,7 @@ from .figures import Album, Picture, write_bytes
 from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
 from .overlap import summarise_overlap as summarise
 from .pages import render
+from .published import published_table, published_view
 from .views import Cell, Row, View
 from .wording import interval, number, short_path
 
@@ -66,6 +67,8 @@ class MaskReport:
         One row per reference lesion with ``y_true, y_pred, y_pred_reference_mask, detected, max_diameter_mm, split``.
     baselines : DataFrame, optional
         Long table of trivial methods, ``structure`` naming the method.
+    published : str, optional
+        A system of :data:`hybrid.analysis.published.SYSTEMS`, whose printed figures are laid beside these.
     simulated : bool
         Said at the top.
     run_record : mapping, optional
@@ -91,6 +94,7 @@ class MaskReport:
         by_size: Mapping[int, pd.DataFrame] | None = None,
         classified: pd.DataFrame | None = None,
         baselines: pd.DataFrame | None = None,
+        published: str | None = None,
         simulated: bool = False,
         run_record: Mapping[str, Any] | None = None,
         n_boot: int = 2000,
@@ -101,7 +105,7 @@ class MaskReport:
         if lesions not in self.structures:
             raise unknown_name("structure", lesions, self.structures)
         self.lesions, self.sizes_mm, self.title = lesions, tuple(sizes_mm), title
-        self.classified, self.baselines = classified, baselines
+        self.classified, self.baselines, self.published = classified, baselines, published
         self.curves = {"": curves} if isinstance(curves, pd.DataFrame) else dict(curves or {})
         self.simulated, self.record = simulated, dict(run_record or {})
         self._settings: dict[str, Any] = {"n_boot": n_boot, "seed": seed}
@@ -167,6 +171,8 @@ class MaskReport:
             tables["classification"] = self._classification()
         if self.baselines is not None:
             tables["baselines"] = summarise(self.baselines, metrics=("dice",), **self._settings)
+        if self.published is not None:
+            tables["published"] = self._published(self.published)
         if self.curves:
             named = [curves.assign(network=name) if name else curves for name, curves in self.curves.items()]
             tables["training_curves"] = pd.concat(named, ignore_index=True)
@@ -216,7 +222,7 @@ class MaskReport:
         pictures = self._pictures(Path(figures), slices)
         named = [dataclasses.replace(self._overlap_view(name), caption=f"Overlap: {name}") for name in self.structures]
         views: dict[str, list[View | None]] = {
-            "Overlap": [*named, self._baseline_view(tables.get("baselines"))],
+            "Overlap": [*named, self._baseline_view(tables.get("baselines")), self._published_view(tables)],
             "Training": [self._gap_view()],
             "Lesions": [
                 self._detection_view(), self._operating_view(), self._classification_view(tables.get("classification")),
@@ -255,6 +261,20 @@ class MaskReport:
         )  # fmt: skip
         reference = reference[reference["denominator"] == "detected"].assign(denominator="reference_mask")
         return pd.concat([own, reference], ignore_index=True)
+
+    def _published(self, system: str) -> pd.DataFrame:
+        """Lay the printed figures of a system beside ours."""
+        accuracy = None
+        if self.classified is not None and len(self.classified):
+            by_size = classification_by_size(self.classified, size_edges_mm=(5.0,), by=("split",), **self._settings)
+            accuracy = by_size[by_size["denominator"] == "detected"]
+        return published_table(
+            system, split=self.judged_split, overlap=self.summary, detection=self._lesion_tables.get("detection"),
+            accuracy=accuracy,
+        )  # fmt: skip
+
+    def _published_view(self, tables: Mapping[str, pd.DataFrame]) -> View | None:
+        return None if self.published is None else published_view(self.published, tables["published"])
 
     def _pictures(self, folder: Path, slices: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
         album, captions = Album(folder), {}
@@ -306,6 +326,7 @@ class MaskReport:
             classification=self._classification_view(tables.get("classification")),
             gap=self._gap_view(),
             baselines=self._baseline_view(tables.get("baselines")),
+            published=self._published_view(tables),
             pictures=pictures,
             methods=self._methods(),
             settings=json.dumps(short_path(self.record.get("settings")), indent=2, ensure_ascii=False, default=str)

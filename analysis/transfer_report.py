@@ -13,6 +13,7 @@ import pandas as pd
 from . import transfer as study
 from .figures import Album, Picture, write_bytes
 from .pages import render
+from .published import published_table, published_view
 from .transfer import ARMS, contrast_arms, first_sentence, summarise_arms, usual_scores, varied_scores
 from .views import Cell, Row, View
 from .wording import interval, number, p_value, short_path
@@ -76,7 +77,14 @@ class TransferReport:
                     for value, group in rows.groupby(column)
                 ]
                 tables[name] = pd.concat(parts, ignore_index=True)
-        return tables
+        published = self._published()
+        return tables if published is None else {**tables, "published": published}
+
+    def _published(self) -> pd.DataFrame | None:
+        """Lay the printed figures beside the dual branch; None when nothing of ours is called as theirs."""
+        own = self.summary[self.summary["arm"] == "dual_branch"].rename(columns={"n_patients": "n_cases"})
+        table = published_table("transfer", split="test", overlap=own.assign(split="test"))
+        return table if table["value"].notna().any() else None
 
     def save(self, path: str | Path) -> Path:
         """Write the report, ``tables/*.csv`` and ``figures/`` beside it.
@@ -94,7 +102,8 @@ class TransferReport:
         page = render(
             "transfer.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
             arms=[self._arms_view(structure) for structure in self.summary["structure"].unique()],
-            contrasts=self._contrasts_view(), pictures=pictures, methods=self._methods(),
+            contrasts=self._contrasts_view(), published=_published_view(tables), pictures=pictures,
+            methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
             files=sorted(tables),
@@ -178,6 +187,10 @@ class TransferReport:
                 "not public: ours is in that style, not a copy.",
             ),
         ]
+
+
+def _published_view(tables: Mapping[str, pd.DataFrame]) -> View | None:
+    return published_view("transfer", tables["published"]) if "published" in tables else None
 
 
 def _draw_arms(summary: pd.DataFrame, ax: Any) -> None:

@@ -30,6 +30,7 @@ def write_mask_report(
     by_size: Mapping[int, pd.DataFrame] | None = None,
     classified: pd.DataFrame | None = None,
     baselines: pd.DataFrame | None = None,
+    published: str | None = None,
     simulated: bool = False,
     record: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -47,7 +48,7 @@ def write_mask_report(
         Predicted masks.
     lesions : str
         Structure whose regions are lesions.
-    sizes_mm, title, curves, gap, by_size, classified, baselines, simulated, record
+    sizes_mm, title, curves, gap, by_size, classified, baselines, published, simulated, record
         See :class:`hybrid.analysis.MaskReport`.
 
     Returns
@@ -64,7 +65,7 @@ def write_mask_report(
         raise HybridError("No case could be evaluated, so there is no report.", advice="See failures.csv.", path=out)
     report = MaskReport(
         table, lesions=lesions, sizes_mm=sizes_mm, title=title, curves=curves, gap=gap, by_size=by_size,
-        classified=classified, baselines=baselines, simulated=simulated, run_record=record,
+        classified=classified, baselines=baselines, published=published, simulated=simulated, run_record=record,
     )  # fmt: skip
     slices = overlay_slices(cohort, masks, report.example_cases())
     page = report.save(out / "report.html", slices=slices)

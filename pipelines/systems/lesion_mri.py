@@ -122,7 +122,8 @@ def run_lesion_mri(
     curves = read_exact(out / MODEL / "curves.csv")
     return write_mask_report(
         table, out, cohort=cohort, masks=out / "predicted" / "masks", lesions=STRUCTURE, title=title, curves=curves,
-        gap=True, by_size=by_size if len(by_size) > 1 else None, simulated=simulated, record=record,
+        gap=True, by_size=by_size if len(by_size) > 1 else None, published="lesion_mri", simulated=simulated,
+        record=record,
     )  # fmt: skip
 
 

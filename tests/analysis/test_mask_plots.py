@@ -107,13 +107,36 @@ def test_bland_altman_draws_bias_and_limits(masks, ax):
     assert {row["bias_ml"], row["lower_limit_ml"], row["upper_limit_ml"]} <= levels
 
 
+def test_names_of_close_limits_do_not_overlap(masks, ax):
+    flat = masks.copy()
+    wide = flat["metric"] == "predicted_volume_ml"
+    flat.loc[wide, "value"] = flat.loc[flat["metric"] == "reference_volume_ml", "value"].to_numpy() + 40
+    flat.loc[np.flatnonzero(wide)[0], "value"] += 0.01
+    plot_bland_altman(bland_altman(flat, structure="mass", split="test"), ax=ax)
+    low, high = ax.get_ylim()
+    places = sorted(text.xy[1] for text in ax.texts)
+    assert len(places) == 3
+    assert min(np.diff(places)) > 0.12 * (high - low)
+
+
+def test_diameters_of_a_narrow_range_have_readable_ticks(masks, ax):
+    narrow = masks.copy()
+    diameters = narrow["metric"] == "max_diameter_mm"
+    narrow.loc[diameters, "value"] = 26.2 + narrow.loc[diameters, "value"].rank() / 10
+    plot_recall_by_diameter(recall_by_diameter(narrow), ax=ax)
+    ax.figure.canvas.draw()
+    shown = [label.get_text() for label in ax.get_xticklabels(which="both")]
+    assert 1 <= len(shown) <= 6
+    assert all(text.isdigit() for text in shown)
+
+
 def test_training_curves_mark_the_best_validation_epoch(ax):
     curves = pd.DataFrame({
         "epoch": [0, 1, 2, 3], "train_dice": [0.1, 0.5, 0.8, 0.9], "validation_dice": [0.1, np.nan, 0.6, 0.5],
         "train_loss": [2.0, 1.0, 0.5, 0.2], "learning_rate": [0.01, 0.008, 0.004, 0.001],
     })  # fmt: skip
     plot_training_curves(curves, ax=ax)
-    assert "Best epoch 2: 0.600" in texts(ax)
+    assert "Highest validation Dice, epoch 2: 0.600" in texts(ax)
     loss = next(line for line in ax.lines if line.get_label().startswith("Training loss"))
     assert list(loss.get_ydata()) == [1.0, 0.5, 0.25, 0.1]
     assert loss.get_label() == "Training loss (1 = 2)"
