@@ -86,7 +86,7 @@ class TrainingSettings:
     seed : int
         Start weights and patches.
     precision : {"auto", "32-true", "bf16-mixed", "16-mixed"}
-        "auto" takes mixed precision where the hardware is faster with it and the results agree.
+        "auto" takes mixed precision where the hardware has it and the results agree.
     workers : int
         Processes that prepare patches; 0 prepares them in this one.
     accelerator : str
@@ -596,6 +596,6 @@ def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
 
 
 def _bf16_helps(plan: SegmentationPlan) -> bool:
-    """Whether this CPU trains the plan's network faster in bfloat16, and as well."""
+    """Whether this CPU trains the plan's network in bfloat16 as well as in 32 bits, and faster."""
     patch = torch.randn((1, 1, *plan.patch), generator=torch.Generator().manual_seed(0))
     return bf16_helps(build_segmenter(plan), patch, scores=lambda found: outputs(found)[0])
