@@ -36,6 +36,7 @@ from .describe import describe_by_split, describe_cohort, describe_features, for
 from .design_checks import check_design
 from .detection import classification_by_size, detection_table, froc, recall_by_diameter
 from .exports import export_report
+from .importance import choice_stability, feature_importance, plot_importance, plot_shap
 from .interop import read_kits_csv, read_nnunet_summary, write_kits_csv, write_nnunet_summary
 from .many_models import (
     bayesian_correlated_t,
@@ -67,7 +68,7 @@ from .plots import calibration_curves, plot_auc, plot_calibration, plot_forest, 
 from .reliability import concordance, icc, selection_stability, stack_raters, univariate_screening
 from .report import Report
 from .resampling import bootstrap
-from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_test, roc_points
+from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_pairs, delong_test, roc_points
 from .sample_size import sample_size_binary, sample_size_continuous, sample_size_survival, sample_size_verdict
 from .sequence_report import SequenceReport
 from .shortcut_audit import audit_shortcuts
@@ -82,8 +83,10 @@ from .survival import (
     survival_auc,
     uno_concordance,
 )
+from .survival_calibration import calibrate_survival, calibration_groups, compare_survival_validation
 from .survival_curves import hazard_ratio, kaplan_meier, log_rank, median_survival, restricted_mean
-from .survival_report import SurvivalReport, plot_kaplan_meier, plot_survival_auc
+from .survival_plots import plot_kaplan_meier, plot_survival_auc, plot_survival_calibration
+from .survival_report import SurvivalReport
 from .survival_tables import compare_survival, evaluate_survival
 from .transfer import contrast_arms, summarise_arms
 from .transfer_report import TransferReport
@@ -123,11 +126,14 @@ __all__ = [
     "brier_score",
     "brier_survival",
     "by_convention",
+    "calibrate_survival",
     "calibration_curves",
     "calibration_errors",
+    "calibration_groups",
     "calibration_metrics",
     "calibration_smooth",
     "check_design",
+    "choice_stability",
     "choose_abstention",
     "classification_by_size",
     "clustered_auc",
@@ -141,6 +147,7 @@ __all__ = [
     "compare_models",
     "compare_reclassification",
     "compare_survival",
+    "compare_survival_validation",
     "compare_validation",
     "concordance",
     "concordance_difference",
@@ -157,6 +164,7 @@ __all__ = [
     "decision_curve_survival",
     "delong_covariance",
     "delong_interval",
+    "delong_pairs",
     "delong_test",
     "describe_by_split",
     "describe_cohort",
@@ -165,6 +173,7 @@ __all__ = [
     "evaluate_models",
     "evaluate_survival",
     "export_report",
+    "feature_importance",
     "fill_checklist",
     "format_description",
     "friedman",
@@ -207,12 +216,15 @@ __all__ = [
     "plot_forest",
     "plot_froc",
     "plot_gap",
+    "plot_importance",
     "plot_kaplan_meier",
     "plot_overlays",
     "plot_probabilities",
     "plot_recall_by_diameter",
     "plot_roc",
+    "plot_shap",
     "plot_survival_auc",
+    "plot_survival_calibration",
     "plot_training_curves",
     "rank_models",
     "read_kits_csv",

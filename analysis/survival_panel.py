@@ -247,14 +247,24 @@ def one_time_per_patient(
 
 
 def resample_panel(
-    panel: SurvivalPanel, statistic: Callable[..., FloatArray], n_bootstrap: int, seed: int
+    panel: SurvivalPanel,
+    statistic: Callable[..., FloatArray],
+    n_bootstrap: int,
+    seed: int,
+    *,
+    is_stratified: bool = True,
 ) -> Resampled:
-    """Bootstrap a measure over patients, repeats staying together."""
+    """Bootstrap a measure over patients, repeats staying together.
+
+    Draws keep the number of patients with the event where ``is_stratified``: for measures that compare patients with
+    each other. What depends on how many have the event (risks, Brier scores) must not be stratified by it.
+    """
 
     def of_weights(weights: FloatArray) -> FloatArray:
         return statistic(panel, weights)
 
-    return bootstrap(of_weights, panel.event.astype(int), n_bootstrap=n_bootstrap, seed=seed)
+    strata = panel.event.astype(int) if is_stratified else np.zeros(panel.event.size, dtype=int)
+    return bootstrap(of_weights, strata, n_bootstrap=n_bootstrap, seed=seed)
 
 
 def concordances(

@@ -7,43 +7,32 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from hybrid.tables import require_columns
-
 from .figures import Album, Picture, write_bytes
 from .pages import render
-from .plots import BAR, COLOURS, DASHES, INK, MUTED
-from .survival_curves import (
-    kaplan_meier,
-    median_survival,
-    numbers_at_risk,
-)
-from .survival_panel import (
-    GROUPS,
-)
+from .survival_calibration import calibrate_survival, calibration_groups, compare_survival_validation
+from .survival_curves import kaplan_meier, median_survival
+from .survival_panel import GROUPS, horizon_columns
+from .survival_plots import NAMES, plot_brier, plot_kaplan_meier, plot_survival_auc, plot_survival_calibration
 from .survival_tables import (
-    METRIC_COLUMNS,
     compare_risk_groups,
     compare_survival,
     evaluate_survival,
     risk_groups,
 )
+from .survival_views import calibration_view, survival_validation_view, with_bounds
 from .views import Cell, Row, View
-from .wording import MISSING, interval, joined, number, p_phrase, p_value, short_path, with_interval
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .wording import MISSING, joined, number, p_phrase, p_value, short_path, with_interval
 
 FEW_EVENTS: Final = 10
 EVENTS_PER_PARAMETER: Final = 10
 SHOWN_HORIZONS: Final = 5
 """Most horizons in one table of the report; the files hold all."""
 
-NAMES: Final = {"no_features": "no features", "clinical": "clinical only", "volume": "volume only"}
 YARDSTICKS: Final = "Yardsticks"
 
 REFERENCES: Final = {
@@ -95,161 +84,6 @@ def cite(*keys: str) -> str:
     return f"[{', '.join(str(order.index(key) + 1) for key in keys)}]"
 
 
-def plot_kaplan_meier(groups: pd.DataFrame, *, ax: Axes | None = None, time_unit: str = "") -> Axes:
-    """Draw survival by group with pointwise 95 % bands, censoring marks and the numbers at risk below.
-
-    Parameters
-    ----------
-    groups : DataFrame
-        ``time, event, group``, one row per patient; :func:`hybrid.analysis.risk_groups` of one feature set.
-    ax : Axes, optional
-        Where to draw.
-    time_unit : str
-        Named on the axis.
-
-    Returns
-    -------
-    Axes
-    """
-    require_columns(groups, ("time", "event", "group"), "group")
-    ax = ax if ax is not None else _new_axes(3.6)
-    names = [name for name in GROUPS if (groups["group"] == name).any()]
-    names += sorted(set(groups["group"]) - set(GROUPS))
-    end = float(groups["time"].max())
-    for i, name in enumerate(names):
-        own = groups[groups["group"] == name]
-        _draw_curve(ax, own, COLOURS[i % 8], DASHES[i % 4], f"{_group_name(name)} ({len(own)} patients)")
-    ax.set_xlim(0, end)
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel(f"Time ({time_unit})" if time_unit else "Time")
-    ax.set_ylabel("Without event")
-    _style(ax)
-    ax.legend(loc="lower left", fontsize=7, frameon=False, handlelength=2.4)
-    ticks = [float(tick) for tick in ax.get_xticks() if 0 <= tick <= end]
-    _draw_numbers_at_risk(ax, groups, names, ticks)
-    return ax
-
-
-def _draw_curve(ax: Axes, own: pd.DataFrame, colour: str, dash: Any, label: str) -> None:
-    curve = kaplan_meier(own["time"], own["event"])
-    x = np.append(curve["time"], own["time"].max())
-    columns = {key: np.append(curve[key], curve[key].iloc[-1]) for key in ("survival", "lower", "upper")}
-    ax.step(x, columns["survival"], where="post", color=colour, linestyle=dash, linewidth=1.6, label=label)
-    ax.fill_between(x, columns["lower"], columns["upper"], step="post", color=colour, alpha=0.13, linewidth=0)
-    censored = own.loc[own["event"] == 0, "time"].to_numpy()
-    height = columns["survival"][np.searchsorted(curve["time"], censored, side="right") - 1]
-    ax.plot(censored, height, "|", color=colour, markersize=4, markeredgewidth=0.7)
-
-
-def _draw_numbers_at_risk(ax: Axes, groups: pd.DataFrame, names: Sequence[str], ticks: Sequence[float]) -> None:
-    """Rows of numbers below the axis, in the colours of the curves."""
-    counts = numbers_at_risk(groups["time"], ticks, groups["group"]).set_index(["group", "time"])["n_risk"]
-    place = ax.get_xaxis_transform()
-    ax.annotate(
-        "At risk", (0, 0), (-4, -38), xycoords="axes fraction", textcoords="offset points", fontsize=7, color=MUTED,
-        ha="right", va="top",
-    )  # fmt: skip
-    for i, name in enumerate(names):
-        offset = -38 - 10 * (i + 1)
-        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "va": "top", "color": COLOURS[i % 8]}
-        ax.annotate(_group_name(name, short=True), (0, 0), (-12, offset), xycoords="axes fraction", ha="right", **style)
-        for tick in ticks:
-            ax.annotate(str(counts[name, tick]), (tick, 0), (0, offset), xycoords=place, ha="center", **style)
-
-
-def _group_name(name: str, *, short: bool = False) -> str:
-    return name if short or name not in GROUPS else f"{name} risk"
-
-
-def plot_survival_auc(metrics: pd.DataFrame, *, ax: Axes | None = None, time_unit: str = "") -> Axes:
-    """Draw the time-dependent AUC of each feature set with pointwise 95 % intervals.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        From :func:`hybrid.analysis.evaluate_survival`.
-    ax, time_unit
-        See :func:`plot_kaplan_meier`.
-
-    Returns
-    -------
-    Axes
-    """
-    ax = _draw_over_time(metrics, "auc", ax, time_unit)
-    ax.axhline(0.5, color=BAR, linewidth=1, zorder=0)
-    ax.set_ylabel("AUC at time t")
-    return ax
-
-
-def plot_brier(
-    metrics: pd.DataFrame, *, ax: Axes | None = None, time_unit: str = "", reference: str = "no_features"
-) -> Axes:
-    """Draw the scaled Brier score of each feature set over time: the share of the reference's error that it removes.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        From :func:`hybrid.analysis.evaluate_survival`.
-    ax, time_unit
-        See :func:`plot_kaplan_meier`.
-    reference : str
-        Feature set whose Brier score is the unit; without it the plain scores are drawn.
-
-    Returns
-    -------
-    Axes
-    """
-    rows = metrics[metrics["metric"] == "brier"]
-    own = rows["feature_set"] == reference
-    if not own.any():
-        ax = _draw_over_time(rows, "brier", ax, time_unit, bars=False)
-        ax.set_ylabel("Brier score at time t")
-        return ax
-    base = rows["horizon"].map(rows[own].set_index("horizon")["estimate"])
-    ax = _draw_over_time(rows.assign(estimate=1 - rows["estimate"] / base)[~own], "brier", ax, time_unit, bars=False)
-    ax.axhline(0, color=BAR, linewidth=1, zorder=0)
-    ax.set_ylabel("Scaled Brier score at time t")
-    return ax
-
-
-def _draw_over_time(metrics: pd.DataFrame, metric: str, ax: Axes | None, time_unit: str, *, bars: bool = True) -> Axes:
-    require_columns(metrics, METRIC_COLUMNS, "metrics")
-    ax = ax if ax is not None else _new_axes(3.4)
-    rows = metrics[metrics["metric"] == metric]
-    sets = list(dict.fromkeys(rows["feature_set"]))
-    times = np.sort(rows["horizon"].unique())
-    step = float(np.diff(times).min()) if times.size > 1 else 1.0
-    for i, name in enumerate(sets):
-        own = rows[rows["feature_set"] == name]
-        shift = 0.12 * step * (i - (len(sets) - 1) / 2) if bars else 0.0
-        x = own["horizon"].to_numpy() + shift
-        line: dict[str, Any] = {"color": COLOURS[i % 8], "linestyle": DASHES[i % 4], "linewidth": 1.4}
-        ax.plot(x, own["estimate"], marker="o", markersize=3, label=NAMES.get(str(name), str(name)), **line)
-        if bars:
-            ax.vlines(x, own["lower"], own["upper"], color=COLOURS[i % 8], linewidth=0.8, alpha=0.7)
-    ax.set_xlabel(f"Time t ({time_unit})" if time_unit else "Time t")
-    _style(ax)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7, frameon=False, handlelength=2.6)
-    return ax
-
-
-def _new_axes(height: float) -> Axes:
-    from matplotlib import pyplot
-
-    from .plots import COLUMN_WIDTH
-
-    return pyplot.subplots(figsize=(COLUMN_WIDTH, height), layout="constrained")[1]
-
-
-def _style(ax: Axes) -> None:
-    ax.tick_params(labelsize=8, colors=INK, width=0.7, length=3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
-    for text in (ax.xaxis.label, ax.yaxis.label):
-        text.set_fontsize(8.5)
-        text.set_color(INK)
-
-
 class SurvivalReport:
     """Which features foretell the event, how well, and for whom.
 
@@ -275,6 +109,13 @@ class SurvivalReport:
         Said at the top.
     run_record : mapping, optional
         Settings and versions.
+    internal : DataFrame, optional
+        Of frozen models whose predictions for new patients are reported: rows of
+        :func:`hybrid.analysis.evaluate_survival` and :func:`hybrid.analysis.calibrate_survival` of their development.
+    is_external : bool
+        Whether the predictions are those of frozen models for new patients.
+    horizon : float, optional
+        Time at which calibration is judged; by default the middle one of the predictions.
     n_boot, seed : int
         Of all intervals.
     """
@@ -292,12 +133,16 @@ class SurvivalReport:
         title: str = "Survival",
         simulated: bool = False,
         run_record: Mapping[str, Any] | None = None,
+        internal: pd.DataFrame | None = None,
+        is_external: bool = False,
+        horizon: float | None = None,
         n_boot: int = 2000,
         seed: int = 0,
     ) -> None:
         self.predictions, self.design, self.null = predictions, design, null
         self.left_out, self.time_unit, self.title, self.simulated = list(left_out), time_unit, title, simulated
         self.record = dict(run_record or {})
+        self.internal, self.is_external, self.horizon = internal, is_external, horizon
         self._settings: dict[str, Any] = {"n_bootstrap": n_boot, "seed": seed}
         present = list(dict.fromkeys(predictions["feature_set"].astype(str)))
         self.yardsticks = [name for name in baselines if name in present]
@@ -312,6 +157,19 @@ class SurvivalReport:
     def metrics(self) -> pd.DataFrame:
         """See :func:`hybrid.analysis.evaluate_survival`."""
         return evaluate_survival(self.predictions, **self._settings)
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame | None:
+        """See :func:`hybrid.analysis.calibrate_survival`; None when no survival probabilities were predicted."""
+        if not horizon_columns(self.predictions.columns):
+            return None
+        return calibrate_survival(self.predictions, self.horizon, **self._settings)
+
+    @cached_property
+    def performance(self) -> pd.DataFrame:
+        """Discrimination, error and calibration in one table: what stands beside a frozen model."""
+        found = [self.metrics, *([] if self.calibration is None else [self.calibration])]
+        return pd.concat(found, ignore_index=True)
 
     @cached_property
     def differences(self) -> pd.DataFrame | None:
@@ -353,6 +211,11 @@ class SurvivalReport:
                 tables[name] = table
         if self.null is not None:
             tables["shuffled"] = self.null
+        if self.calibration is not None:
+            tables["calibration"] = self.calibration
+            tables["calibration_groups"] = calibration_groups(self.predictions, self.horizon)
+        if self.internal is not None:
+            tables["validation"] = compare_survival_validation(self.internal, self.performance)
         if self.left_out:
             tables["left_out"] = pd.DataFrame(self.left_out)
         return tables
@@ -373,7 +236,10 @@ class SurvivalReport:
             "survival.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             cautions=self.cautions(), discrimination=self._discrimination_view(), differences=self._differences_view(),
             over_time=self._over_time_view(), groups=self._groups_view(), design=self._design_view(),
-            pictures=self._pictures(path.parent / "figures"), curves=[f"survival_{n}" for n in self._curve_sets()],
+            calibration=None if self.calibration is None else calibration_view(self.calibration, self.time_unit),
+            validation=survival_validation_view(tables.get("validation"), self.time_unit),
+            pictures=self._pictures(path.parent / "figures", tables),
+            curves=[f"survival_{name}" for name in self._curve_sets()],
             methods=self.methods(), references=[(text, f"https://doi.org/{doi}") for text, doi in REFERENCES.values()],
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
@@ -390,7 +256,7 @@ class SurvivalReport:
 
     def _cell(self, name: str, metric: str, digits: int = 2) -> Cell:
         row = self._value(name, metric)
-        return _with_bounds(row["estimate"], row["lower"], row["upper"], digits)
+        return with_bounds(row["estimate"], row["lower"], row["upper"], digits)
 
     def sentences(self) -> list[str]:
         """Who was followed, how well each feature set does, and the first declared comparison."""
@@ -475,7 +341,7 @@ class SurvivalReport:
         own = self.null[self.null["feature_set"] == name]["c_index"].dropna() if self.null is not None else pd.Series()
         if own.empty or name == "no_features":
             return Cell(MISSING)
-        return _with_bounds(own.mean(), *np.quantile(own, [0.025, 0.975]))
+        return with_bounds(own.mean(), *np.quantile(own, [0.025, 0.975]))
 
     def _differences_view(self) -> View | None:
         if self.differences is None:
@@ -485,7 +351,7 @@ class SurvivalReport:
                 Cell(f"{NAMES.get(row['feature_set_a'], row['feature_set_a'])} − "
                      f"{NAMES.get(row['feature_set_b'], row['feature_set_b'])}"),
                 Cell(number(row["a"])), Cell(number(row["b"])),
-                _with_bounds(row["difference"], row["lower"], row["upper"], 3),
+                with_bounds(row["difference"], row["lower"], row["upper"], 3),
                 Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
             ])
             for row in self.differences.to_dict("records")
@@ -508,7 +374,7 @@ class SurvivalReport:
 
         def cells(name: str) -> list[Cell]:
             own = [wide.loc[(name, time)] for time in times]
-            return [_with_bounds(row["estimate"], row["lower"], row["upper"]) for row in own]
+            return [with_bounds(row["estimate"], row["lower"], row["upper"]) for row in own]
 
         unit = f" {self.time_unit}" if self.time_unit else ""
         return View("AUC at fixed times (cumulative/dynamic; estimate, 95 % interval below)",
@@ -525,14 +391,18 @@ class SurvivalReport:
                 Cell(f"{row[f'events_{group}']:.0f} of {row[f'n_{group}']:.0f}", _median_text(row[f"median_{group}"]))
                 for group in GROUPS
             ]
-            found = [*sizes, _with_bounds(row["hazard_ratio"], row["lower"], row["upper"]), Cell(p_value(row["p"]))]
+            found = [*sizes, with_bounds(row["hazard_ratio"], row["lower"], row["upper"]), Cell(p_value(row["p"]))]
             return found + ([Cell(p_value(row["p_permutation"]))] if with_permutation else [])
 
         columns = ["Features", "Low risk: events", "High risk: events", "Hazard ratio", "p, log-rank"]
         columns += ["p, permutation"] if with_permutation else []
+        note = f" Median: time by which half of the group had the event ({MISSING}: not reached)."
+        if self.is_external:
+            text = f"High: above the median risk of the patients that the model was developed on.{note}"
+            return View("Risk groups of new patients", columns, self._ordered_rows(cells, with_none=False), text)
         note = (
-            "High: above the median risk of the training patients in at least half of the repeats. Median: time by "
-            f"which half of the group had the event ({MISSING}: not reached). The groups come from a cross-validation, "
+            "High: above the median risk of the training patients in at least half of the repeats."
+            f"{note} The groups come from a cross-validation, "
             f"so that the usual log-rank p is too small {cite('cv')}"
         )
         if with_permutation and self.null is not None:
@@ -557,7 +427,7 @@ class SurvivalReport:
         note = f"Parameters: what may enter the Cox model after the filters. Advice: {EVENTS_PER_PARAMETER} or more."
         return View("Events per parameter", columns, rows, f"{note} {cite('epv')}")
 
-    def _pictures(self, folder: Path) -> dict[str, Picture]:
+    def _pictures(self, folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Picture]:
         album, captions = Album(folder), {}
         for name in self._curve_sets():
             own = self.groups[self.groups["feature_set"] == name]
@@ -577,11 +447,29 @@ class SurvivalReport:
                 "Scaled Brier score: 1 minus the Brier score over that without features. Below the grey line at 0 a "
                 "model's probabilities are worse than none."
             )
+        if "calibration_groups" in tables:
+            groups = tables["calibration_groups"]
+            shown = groups[groups["feature_set"] != "no_features"]
+            album.add("calibration", lambda ax: plot_survival_calibration(shown, ax=ax), height=3.4,
+                      alt="Observed against expected risk")  # fmt: skip
+            captions["calibration"] = (
+                "Observed (Kaplan-Meier, 95 % interval) against expected risk in groups of equally many patients."
+            )
         return album.with_captions(**captions)
 
     def methods(self) -> list[tuple[str, str]]:
         """Headings and sentences of what was done, with the numbers of the references."""
         n_repeats, n_folds = self.predictions["repeat"].nunique(), self.predictions["fold"].nunique()
+        if self.is_external:
+            validation = (
+                "Models that were frozen before (preprocessing, penalty, coefficients and the cut between risk groups "
+                "included) were applied unchanged to patients that are new to them."
+            )
+        else:
+            validation = (
+                f"{n_repeats} repeat(s) of {n_folds}-fold cross-validation, grouped by patient and stratified by "
+                "event. Every number is computed within a repeat and averaged, never pooled."
+            )
         shuffled = " The whole procedure was repeated on shuffled follow-up." if self.null is not None else ""
         return [
             (
@@ -593,8 +481,7 @@ class SurvivalReport:
             ),
             (
                 "Validation",
-                f"{n_repeats} repeat(s) of {n_folds}-fold cross-validation, grouped by patient and stratified by "
-                f"event. Every number is computed within a repeat and averaged, never pooled.{shuffled}",
+                f"{validation}{shuffled}",
             ),
             (
                 "Measures",
@@ -606,16 +493,12 @@ class SurvivalReport:
             ),
             (
                 "Uncertainty",
-                f"{self._settings['n_bootstrap']} bootstraps of patients with all their repeats, stratified by event: "
-                f"BCa intervals {cite('bca')} for single values, percentile intervals for differences. The intervals "
+                f"{self._settings['n_bootstrap']} bootstraps of patients with all their repeats, stratified by event "
+                f"but for calibration and Brier scores: BCa intervals {cite('bca')} for single values, percentile "
+                "intervals for differences. The intervals "
                 "do not contain the variance of training on other patients.",
             ),
         ]
-
-
-def _with_bounds(estimate: float, lower: float, upper: float, digits: int = 2) -> Cell:
-    bounds = interval(float(lower), float(upper), digits)
-    return Cell(number(float(estimate), digits), "" if bounds == MISSING or lower == upper else bounds)
 
 
 def _median_text(value: float) -> str:

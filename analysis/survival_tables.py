@@ -81,7 +81,9 @@ def evaluate_survival(
     kinds = METRICS if panel.horizons is not None and panel.horizons.size else METRICS[:2]
     tables = []
     for metric in kinds:
-        drawn = resample_panel(panel, _STATISTICS[metric], n_bootstrap, seed)
+        drawn = resample_panel(
+            panel, _STATISTICS[metric], n_bootstrap, seed, is_stratified=metric not in _NOT_STRATIFIED
+        )
         bounds = drawn.interval(level=level)
         times = panel.horizons if metric in ("auc", "brier") and panel.horizons is not None else np.array([np.nan])
         names = np.repeat(panel.feature_sets, times.size)
@@ -135,7 +137,8 @@ def compare_survival(
         if name not in panel.feature_sets:
             raise unknown_name("feature set", name, panel.feature_sets)
     first, second = ([panel.feature_sets.index(pair[side]) for pair in chosen] for side in (0, 1))
-    drawn = resample_panel(panel, _STATISTICS[metric], n_bootstrap, seed)
+    is_stratified = metric not in _NOT_STRATIFIED
+    drawn = resample_panel(panel, _STATISTICS[metric], n_bootstrap, seed, is_stratified=is_stratified)
     gaps = drawn.pairs(first, second)
     bounds, p = gaps.interval(level=level, kind=DIFFERENCE_INTERVAL), gaps.p_two_sided()
     columns = (
@@ -210,3 +213,6 @@ _STATISTICS: Final[dict[str, Callable[..., FloatArray]]] = {
     "c_index": concordances, "uno_c": uno_concordances, "auc": survival_aucs, "brier": brier_scores,
     "integrated_brier": integrated_briers,
 }  # fmt: skip
+
+_NOT_STRATIFIED: Final = ("brier", "integrated_brier")
+"""Measures that depend on how many patients have the event."""

@@ -2,6 +2,7 @@ from .config import StudyConfig
 from .demo import run_demo, run_system_demo
 from .evaluate import cross_validate, permutation_null
 from .evaluate_masks import evaluate_masks
+from .explain_models import explain_models
 from .extract import extract_features
 from .files import read_features, read_predictions
 from .models import FrozenModel, fit_model, load_model, validate_model
@@ -13,6 +14,8 @@ from .slice_ct import find_in_slices
 from .small_sample import SmallSampleSettings, run_small_sample
 from .study import fit_study, run_study, validate_study
 from .survival import cross_validate_survival, run_survival, survival_null
+from .survival_models import FrozenSurvivalModel, fit_survival, load_survival
+from .survival_validation import fit_survival_study, validate_survival
 from .systems.head_slices import run_head_ct_study
 from .systems.lesion_mri import run_lesion_mri
 from .systems.renal_mass import run_renal_mass, train_cascade
@@ -25,6 +28,7 @@ from .train_classifier import train_classifier
 __all__ = [
     "DeclaredPipeline",
     "FrozenModel",
+    "FrozenSurvivalModel",
     "SmallSampleSettings",
     "StudyConfig",
     "Task",
@@ -34,13 +38,17 @@ __all__ = [
     "cross_validate",
     "cross_validate_survival",
     "evaluate_masks",
+    "explain_models",
     "extract_features",
     "find_in_slices",
     "fit_model",
     "fit_study",
+    "fit_survival",
+    "fit_survival_study",
     "identify_sequences",
     "leave_pair_out",
     "load_model",
+    "load_survival",
     "optimism_bootstrap",
     "permutation_null",
     "read_features",
@@ -64,4 +72,5 @@ __all__ = [
     "train_segmenter",
     "validate_model",
     "validate_study",
+    "validate_survival",
 ]

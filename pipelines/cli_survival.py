@@ -1,4 +1,4 @@
-"""The verb ``hybrid survival``: Cox models of features, cross-validated, with a report."""
+"""The verbs ``hybrid survival``, ``survival-fit`` and ``survival-validate``: Cox models of features."""
 
 from __future__ import annotations
 
@@ -12,10 +12,36 @@ Say = Callable[[str], None]
 
 
 def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
-    """Add the verb to the command's parser."""
+    """Add the verbs to the command's parser."""
     parser = verbs.add_parser(
         "survival", parents=[work], help="time to an event: Cox models, C-index, risk groups, report"
     )
+    _add_study(parser)
+    parser.add_argument("--feature-sets", nargs="+", default=["handcrafted", "deep", "fused"])
+    parser.add_argument("--permutations", type=int, default=0, help="shuffles of the follow-up (default: %(default)s)")
+    parser.add_argument("--title", default="Survival")
+    parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
+    parser.set_defaults(verb=_survival, say=say)
+    parser = verbs.add_parser("survival-fit", parents=[work], help="freeze a Cox model on all patients")
+    _add_study(parser)
+    parser.add_argument("--feature-set", default="handcrafted", help="default: %(default)s")
+    parser.add_argument("--horizon", type=float, metavar="TIME", help="when calibration is judged (default: middle)")
+    parser.add_argument("--out", required=True, help="model folder to write")
+    parser.set_defaults(verb=_fit, say=say)
+    parser = verbs.add_parser("survival-validate", parents=[work], help="apply a frozen Cox model to new patients")
+    parser.add_argument("model", help="model folder written by `hybrid survival-fit`")
+    parser.add_argument("cohort", help="cohort table of the new patients with their follow-up")
+    parser.add_argument("--features", required=True, help="features.csv of the new patients")
+    parser.add_argument("--time", metavar="COLUMN", help="follow-up (default: as in the model)")
+    parser.add_argument("--event", metavar="COLUMN", help="event (default: as in the model)")
+    parser.add_argument("--event-value", metavar="VALUE", help="value that means an event (default: as in the model)")
+    parser.add_argument("--title", default="External validation: survival")
+    parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
+    parser.set_defaults(verb=_validate, say=say)
+
+
+def _add_study(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that describe a survival study."""
     parser.add_argument("cohort", help="cohort table with the follow-up: CSV or Excel")
     parser.add_argument("--features", required=True, help="features.csv")
     parser.add_argument(
@@ -27,7 +53,6 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument(
         "--horizons", nargs="+", type=float, metavar="TIME", help="default: eight over most of the events"
     )
-    parser.add_argument("--feature-sets", nargs="+", default=["handcrafted", "deep", "fused"])
     parser.add_argument("--covariates", nargs="+", default=[], help="clinical columns of the cohort table")
     parser.add_argument(
         "--volume", metavar="FEATURE", help="feature of the volume baseline (default: the shape volume)"
@@ -35,11 +60,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--folds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--inner-folds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--permutations", type=int, default=0, help="shuffles of the follow-up (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--title", default="Survival")
-    parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
-    parser.set_defaults(verb=_survival, say=say)
 
 
 def _survival(options: argparse.Namespace) -> int:
@@ -53,6 +74,33 @@ def _survival(options: argparse.Namespace) -> int:
         folds=options.folds, inner_folds=options.inner_folds, n_permutations=options.permutations,
         time_unit=options.time_unit, title=options.title, seed=options.seed, n_jobs=options.jobs,
         backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Report: {report.resolve()}")
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from .files import read_features
+    from .survival_validation import fit_survival_study
+
+    folder = fit_survival_study(
+        read_features(options.features), Cohort.read(options.cohort), options.out, time=options.time,
+        event=options.event, event_value=options.event_value, feature_set=options.feature_set,
+        covariates=options.covariates, volume=options.volume, horizons=options.horizons, horizon=options.horizon,
+        repeats=options.repeats, folds=options.folds, inner_folds=options.inner_folds, time_unit=options.time_unit,
+        seed=options.seed, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"Model: {folder.resolve()}")
+    return 0
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from .files import read_features
+    from .survival_validation import validate_survival
+
+    report = validate_survival(
+        options.model, read_features(options.features), Cohort.read(options.cohort), options.out, time=options.time,
+        event=options.event, event_value=options.event_value, title=options.title,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")
     return 0

@@ -132,10 +132,15 @@ class Fitted:
 
     def predict(self, table: pd.DataFrame) -> np.ndarray:
         """Probability of the positive class for each row of a table with the parts' columns."""
-        columns = [
-            _probability(estimator, prefix.transform(table[list(prefix.feature_names_in_)]))
-            for prefix, estimator in zip(self.prefixes, self.estimators, strict=True)
-        ]
+        return self.predict_reduced(self.reduce(table))
+
+    def reduce(self, table: pd.DataFrame) -> list[np.ndarray]:
+        """Preprocess rows: what the estimator of each part sees."""
+        return [prefix.transform(table[list(prefix.feature_names_in_)]) for prefix in self.prefixes]
+
+    def predict_reduced(self, reduced: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of the positive class from what :meth:`reduce` returns."""
+        columns = [_probability(estimator, rows) for rows, estimator in zip(reduced, self.estimators, strict=True)]
         joined = columns[0] if len(columns) == 1 else combine(np.column_stack(columns), self.stacker)
         return self.recalibration(joined)
 

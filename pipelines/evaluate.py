@@ -323,10 +323,15 @@ def outer_splits(y: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> 
     return splits
 
 
+def fold_seed(seed: int, repeat: int, fold: int) -> int:
+    """Seed of inner splits and estimators of one training set."""
+    return int(np.random.SeedSequence([seed, repeat, fold]).generate_state(1)[0])
+
+
 def _fold_rows(payload: _Fold, seed: int) -> Rows:
     """Fit all models on one training set and predict its test rows."""
     plan = payload.plan
-    rng_seed = int(np.random.SeedSequence([plan.seed, payload.repeat, payload.fold]).generate_state(1)[0])
+    rng_seed = fold_seed(plan.seed, payload.repeat, payload.fold)
     classifiers = {name: plan.own_classifiers.get(name) or resolve_classifiers([name])[name] for name in plan.names}
     settings = Settings(classifiers, **plan.settings)
     rows: Rows = []

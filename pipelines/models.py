@@ -259,13 +259,7 @@ def load_model(folder: str | Path) -> FrozenModel:
         raise InputError(
             f"{MODEL_FILE} is not the one that {CARD_FILE} describes.", advice="Copy the folder again.", path=folder
         )
-    unknown = skops.io.get_untrusted_types(file=folder / MODEL_FILE)
-    refused = [name for name in unknown if not name.startswith(TRUSTED_PACKAGES)]
-    if refused:
-        raise InputError(
-            f"The model holds the type {refused[0]!r}, which is not trusted.", advice="Do not use it.", path=folder
-        )
-    content = skops.io.load(folder / MODEL_FILE, trusted=unknown)
+    content = skops.io.load(folder / MODEL_FILE, trusted=trusted_types(folder / MODEL_FILE))
     parts = tuple(
         FeatureSet("", tuple(tuple(block) for block in part["blocks"]), "early", tuple(part["clinical"]))
         for part in card["parts"]
@@ -275,6 +269,23 @@ def load_model(folder: str | Path) -> FrozenModel:
         card["inner_auc"], card["threshold"], Recalibration(**card["calibration"]), np.empty(0),
     )  # fmt: skip
     return FrozenModel(fitted, card)
+
+
+def trusted_types(file: Path) -> list[str]:
+    """Types that a model file holds.
+
+    Raises
+    ------
+    InputError
+        When one of them is not from :data:`TRUSTED_PACKAGES`.
+    """
+    unknown = [str(name) for name in skops.io.get_untrusted_types(file=file)]
+    refused = [name for name in unknown if not name.startswith(TRUSTED_PACKAGES)]
+    if refused:
+        raise InputError(
+            f"The model holds the type {refused[0]!r}, which is not trusted.", advice="Do not use it.", path=file.parent
+        )
+    return unknown
 
 
 def trained_on(card: Mapping[str, Any], cohort: Cohort) -> Cohort:
