@@ -108,6 +108,15 @@ def _write_baseline_table(facts: Facts) -> str:
     return f"Table 1 describes {joined([str(name).replace('_', ' ') for name in described])}{by}{smd}; {tests}."
 
 
+@key("tables.cohort_by_split")
+def _write_baseline_by_split(facts: Facts) -> str:
+    table = facts.table("cohort_by_split")
+    if table is None:
+        return ""
+    groups = [str(group) for group in dict.fromkeys(table["group"].astype(str)) if group != "all"]
+    return f"The patients are also described by split ({joined(groups)}), with standardised mean differences and tests."
+
+
 _SIZES: Final = ("patients", "cases")
 
 

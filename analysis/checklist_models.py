@@ -27,7 +27,8 @@ key = registry(KEYS)
 KNOWN_SETTINGS: Final = frozenset({
     "title", "cohort", "images", "encoder", "infold_encoder", "outcome_name", "positive", "covariates", "feature_sets",
     "baselines", "classifiers", "contrast", "repeats", "folds", "inner_folds", "permutations", "bootstraps",
-    "calibration", "selector", "harmonise", "unseen_batch", "imbalance", "seed", "simulated",
+    "calibration", "selector", "harmonise", "unseen_batch", "imbalance", "seed", "simulated", "features",
+    "explained_repeats", "relative_cost",
 })  # fmt: skip
 """Settings of a study under which the sentences on preprocessing below are true.
 
@@ -310,6 +311,22 @@ def _test_sentence(table: pd.DataFrame | None, is_reference: Callable[[str], boo
             difference = with_interval(row["difference"], row["lower"], row["upper"])
             texts.append(f"{row['model_a']} minus {row['model_b']} {difference}, p = {number(row['p'], 3)}")
     return f"{lead}: {'; '.join(texts)}." if texts else ""
+
+
+@key("tables.importance", "tables.selection_stability")
+def _write_interpretability(facts: Facts) -> str:
+    table, stability = facts.table("importance"), facts.table("selection_stability")
+    if table is None or table.empty:
+        return ""
+    names = [str(name) for name in dict.fromkeys(table["feature_set"])]
+    text = (
+        f"Models of {joined(names)} were explained on patients outside their training folds: permutation importance "
+        f"and Shapley values of {plural(len(table), 'feature')} that were chosen in a fold"
+    )
+    if stability is not None and stability["stability"].notna().any():
+        shown = [f"{row.feature_set} {number(row.stability)}" for row in stability.itertuples()]
+        text += f"; stability of the choice over folds: {joined(shown)}"
+    return f"{text}."
 
 
 @key("tables.decision_curve")

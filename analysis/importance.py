@@ -277,7 +277,7 @@ def plot_shap(explanations: pd.DataFrame, *, ax: Axes | None = None, most: int =
         )  # fmt: skip
     ax.axvline(0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
     _label_features(ax, names)
-    ax.set_xlabel("Shapley value (change of the probability)", fontsize=8)
+    ax.set_xlabel("Change of the probability", fontsize=8)
     bar = ax.figure.colorbar(points, ax=ax, orientation="horizontal", fraction=0.05, pad=0.02, aspect=40)
     bar.set_ticks([-2, 0, 2], labels=["low", "value", "high"])
     bar.ax.tick_params(labelsize=7, length=0)

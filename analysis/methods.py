@@ -135,8 +135,36 @@ def further_tests_text(tables: Mapping[str, pd.DataFrame]) -> str:
         )
     if (moved := tables.get("reclassification")) is not None and len(moved):
         parts.append("NRI and IDI of the declared pairs (doi:10.1002/sim.4085), to be read with caution")
+    parts += _detail_texts(tables)
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _detail_texts(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Sentences on operating points and on what the models look at."""
+    parts = []
+    if "auc_clustered" in tables:
+        parts.append("the AUC over rows of patients has the variance of clustered data (doi:10.2307/2533958)")
+    if "auc_intervals" in tables:
+        parts.append(
+            "sensitivity at fixed specificity (attainable and interpolated), partial AUC "
+            "(doi:10.1177/0272989X8900900307) and cut-offs by the Youden index and by cost have percentile bootstrap "
+            "intervals"
+        )
+    if "net_benefit_difference" in tables:
+        parts.append("net benefits were compared at thresholds fixed beforehand (doi:10.1177/0272989X06295361)")
+    if "importance" in tables:
+        parts.append(
+            "features were judged on unseen patients by permutation importance "
+            "(https://jmlr.org/papers/v20/18-760.html) and Shapley values (arXiv:1705.07874), the stability of their "
+            "choice over folds by the index of Nogueira et al. (https://jmlr.org/papers/v18/17-514.html)"
+        )
+    if "univariate_screening" in tables:
+        parts.append(
+            "single features were described by Mann-Whitney tests with the false discovery rate of Benjamini and "
+            "Hochberg (doi:10.1111/j.2517-6161.1995.tb02031.x)"
+        )
+    return parts
 
 
 def _pairs(count: int) -> str:

@@ -18,6 +18,8 @@ from . import plots
 from .calibration import calibration_metrics
 from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
 from .describe import SPLIT, describe_by_split, describe_cohort, describe_features
+from .detail_part import detail_tables
+from .explanation_part import explanation_figures, explanation_tables
 from .exports import Section
 from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
@@ -25,7 +27,7 @@ from .metrics import confusion, evaluate_models
 from .pages import render
 from .panel import Panel
 from .references import Citations
-from .report_parts import RANK_CAPTION, part_tables, rank_figure, report_parts, validation_tables
+from .report_parts import RANK_CAPTION, declared_pairs, part_tables, rank_figure, report_parts, validation_tables
 from .usefulness import decision_curve, plot_decision_curve
 from .views import (
     CALLS,
@@ -83,6 +85,10 @@ class Report:
     development : Cohort or DataFrame, optional
         The patients that a frozen model was developed on, described beside those it was applied to. Without them the
         cohort is described by its column ``split``, where it has one.
+    explanations : DataFrame, optional
+        From :func:`hybrid.pipelines.explain_models`: what the models look at.
+    relative_cost : float
+        How many false positives are as bad as one missed case, for the cut-off by cost.
     run_record : mapping, optional
         What was run: ``settings``, ``versions``, digests. The methods paragraph is written from it.
     title : str
@@ -119,6 +125,8 @@ class Report:
         design: pd.DataFrame | None = None,
         internal: pd.DataFrame | None = None,
         development: Any = None,
+        explanations: pd.DataFrame | None = None,
+        relative_cost: float = 1.0,
         run_record: Mapping[str, Any] | None = None,
         title: str = "Model comparison",
         simulated: bool = False,
@@ -148,6 +156,7 @@ class Report:
         self.failures = _filled(failures, FAILURE_COLUMNS)
         self.problems = _filled(problems, PROBLEM_COLUMNS)
         self.dictionary, self.design, self.internal = dictionary, design, internal
+        self.explanations, self.relative_cost = explanations, relative_cost
         self._tables: dict[str, pd.DataFrame] = {}
         self.metrics = metrics if metrics is not None else evaluate_models(
             self.predictions, n_bootstrap=self.n_bootstrap, seed=self.seed, split=self.panel.split
@@ -218,11 +227,18 @@ class Report:
         return (
             tables
             | validation_tables(self.internal, self.metrics, tables["calibration_metrics"])
-            | part_tables(
-                self.predictions, self.panel, self.result, baselines=self.baselines, n_bootstrap=self.n_bootstrap,
-                seed=self.seed, level=self.level,
+            | part_tables(self.predictions, self.panel, self.result, baselines=self.baselines, **self._drawing)
+            | detail_tables(
+                self.predictions, self.panel, drawn, declared_pairs(self.result), relative_cost=self.relative_cost,
+                **self._drawing,
             )
+            | explanation_tables(self.explanations, self.features, self.panel, **self._drawing)
         )  # fmt: skip
+
+    @property
+    def _drawing(self) -> dict[str, Any]:
+        """Settings of the bootstrap."""
+        return {"n_bootstrap": self.n_bootstrap, "seed": self.seed, "level": self.level}
 
     def _by_split(self, cohort: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Table 1 by split: development beside external patients, or the splits that the cohort table names."""
@@ -352,6 +368,7 @@ class Report:
         if (ranks := rank_figure(tables)) is not None:
             album.add("ranks", ranks[0], height=ranks[1], alt="Mean ranks of the models with the critical difference")
             captions["ranks"] = RANK_CAPTION
+        captions |= explanation_figures(album, tables)
         band = (
             f"Bands: pointwise {level}, percentiles of {self.n_bootstrap} resamples of patients. "
             if len(drawn) <= plots.MAX_BANDS

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from .compare import Comparison, is_reference
+from .detail_part import detail_section
+from .explanation_part import explanation_section
 from .exports import CONTENTS, Section
 from .figures import Picture
 from .many_models import nemenyi, plot_critical_difference
@@ -74,7 +76,7 @@ def part_tables(
     n_bootstrap, seed, level
         See :func:`hybrid.analysis.evaluate_models`.
     """
-    pairs = _declared_pairs(result)
+    pairs = declared_pairs(result)
     if not pairs:
         return {}
     split, tables = panel.split, {}
@@ -93,7 +95,7 @@ def part_tables(
     return tables
 
 
-def _declared_pairs(result: Comparison | None) -> list[tuple[Model, Model]]:
+def declared_pairs(result: Comparison | None) -> list[tuple[Model, Model]]:
     """Pairs of a comparison that was declared: those of one classifier, with a headline."""
     if result is None or result.headline is None:
         return []
@@ -108,7 +110,7 @@ def _family_tables(
 ) -> dict[str, pd.DataFrame]:
     tables: dict[str, pd.DataFrame] = {}
     contenders = [model for model in panel.models if not is_reference(model, baselines)]
-    contrast = [(a[0], b[0]) for a, b in _declared_pairs(result)]
+    contrast = [(a[0], b[0]) for a, b in declared_pairs(result)]
     pairs = family_pairs(contenders, contrast)
     if pairs and predictions["fold"].nunique() > 1:
         tables["model_family"] = compare_family(predictions, pairs, level=level, split=panel.split)
@@ -162,6 +164,8 @@ def report_parts(tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Pict
         parts.append(
             Part("validation", Section("Internal and external", [("", _VALIDATION)], [validation_view(tables)]))
         )
+    if (details := detail_section(tables, level)) is not None:
+        parts.append(Part("details", details))
     if "agreement" in tables:
         parts.append(
             Part("agreement", Section("Agreement of the models", [("", _AGREEMENT)], [agreement_view(tables, level)]))
@@ -176,6 +180,8 @@ def report_parts(tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Pict
         parts.append(
             Part("reclassification", Section("Reclassification", text, [reclassification_view(tables, level)]))
         )
+    if (explained := explanation_section(tables, pictures, level)) is not None:
+        parts.append(Part("explanation", explained))
     return parts
 
 

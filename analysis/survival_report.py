@@ -328,7 +328,8 @@ class SurvivalReport:
         first = self.metrics.iloc[0]
         note = (
             f"{first['n_patients']} patients, {first['n_events']} events; {first['method']} "
-            f"({first['n_repeats']} repeats). C-index: higher is better, 0.5 is chance {cite('harrell', 'uno')}. "
+            f"({first['n_repeats']} repeat{'' if first['n_repeats'] == 1 else 's'}). "
+            f"C-index: higher is better, 0.5 is chance {cite('harrell', 'uno')}. "
             f"Brier: lower is better {cite('graf')}; compare with the row without features."
         )
         if self.null is not None:

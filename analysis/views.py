@@ -236,7 +236,7 @@ def description_view(
     text = format_description(description)
     groups = [column for column in text.columns if column not in _BESIDE_GROUPS]
     names = ["All", *(f"{outcome}: {g}" if outcome else SPLIT_NAMES.get(g, g) for g in groups if g != ALL)]
-    with_smd, with_p = text["smd"].ne("").any(), "p" in text.columns
+    with_smd, with_p = text["smd"].ne("").any(), "p" in text.columns and text["p"].ne("").any()
     rows, previous = [], None
     for row in text.to_dict("records"):
         label = row["variable"].replace("_", " ") if row["variable"] != previous else ""

@@ -97,6 +97,10 @@ class StudyConfig(_Strict):
     inner_folds: int = Field(default=3, ge=2)
     permutations: int = Field(default=20, ge=0)
     bootstraps: int = Field(default=2000, ge=100)
+    explained_repeats: int = Field(default=1, ge=0)
+    """Repeats whose models are explained (importance, Shapley values, stability of the choice); 0 for none."""
+    relative_cost: float = Field(default=1.0, gt=0)
+    """How many false positives are as bad as one missed case, for the cut-off by cost."""
     calibration: Literal["sigmoid"] | None = None
     selector: str | None = None
     """What chooses features inside each fold, by name (``mrmr_miq``, ``lasso``, ``boruta``, ...); by default the ten of

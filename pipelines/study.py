@@ -26,6 +26,7 @@ from hybrid.tables import SELECTED
 
 from .config import StudyConfig, load_cohort
 from .evaluate import cross_validate, permutation_null
+from .explain_models import explain_models
 from .extract import extract_features, plan_parts
 from .files import read_header, write_csv, write_json
 from .models import fit_model, load_model, trained_on, validate_model
@@ -79,6 +80,7 @@ def run_study(
     write_csv(design, out / "design_checks.csv")
     predictions = study_predictions(config, cohort, features, out, work)
     null = study_null(config, cohort, features, out, work)
+    explanations = study_explanations(config, cohort, features, out, work)
     metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
     comparison = compare_models(
         predictions, contrast=config.contrast, null=null, n_bootstrap=config.bootstraps, seed=config.seed,
@@ -90,7 +92,8 @@ def run_study(
     report = Report(
         cohort, features, predictions, comparison, metrics=metrics, null=null, problems=problems,
         failures=pd.DataFrame(features.attrs["failures"]), run_record=record, title=config.title,
-        simulated=config.simulated, baselines=list(config.baselines), design=design,
+        simulated=config.simulated, baselines=list(config.baselines), design=design, explanations=explanations,
+        relative_cost=config.relative_cost,
     )  # fmt: skip
     return _write_report(report, out, record)
 
@@ -218,6 +221,25 @@ def study_null(
     null = permutation_null(features, cohort, n_permutations=config.permutations, out=out, **settings, **work)
     write_csv(null, out / "tables" / "permutation_null.csv")
     return null
+
+
+def study_explanations(
+    config: StudyConfig, cohort: Cohort, features: pd.DataFrame, out: Path, work: dict[str, Any]
+) -> pd.DataFrame | None:
+    """Explain the models of the declared comparison on unseen patients; write ``explanations.csv``."""
+    settings = _evaluation_settings(config)
+    compared = dict.fromkeys(name for pair in config.contrast for name in pair)
+    sets = {name: settings["feature_sets"][name] for name in compared if name in settings["feature_sets"]}
+    # Embeddings of an encoder that is trained in each fold have no names that folds share.
+    settings["feature_sets"] = {
+        name: what for name, what in sets.items() if not (isinstance(what, str) and "infold" in what)
+    }
+    repeats = min(config.explained_repeats, config.repeats)
+    if not repeats or not settings["feature_sets"]:
+        return None
+    explanations = explain_models(features, cohort, repeats=repeats, out=out, **settings, **work)
+    write_csv(explanations, out / "explanations.csv")
+    return explanations
 
 
 def run_record(
