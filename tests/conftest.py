@@ -19,6 +19,22 @@ def benchmarks() -> Path:
     return Path(folder)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Fail a test that skips although the benchmark data that it asks for are there."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and "benchmarks" in item.fixturenames and has_benchmarks():
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} skipped although HYBRID_BENCHMARKS names a folder: {call.excinfo.value}"
+    return report
+
+
+def has_benchmarks() -> bool:
+    """Whether the folder of the benchmark data is named and exists."""
+    folder = os.environ.get("HYBRID_BENCHMARKS")
+    return bool(folder) and Path(folder).is_dir()
+
+
 @pytest.fixture
 def write_scan(tmp_path):
     """Write a small image and a mask with one cube, and return their paths."""

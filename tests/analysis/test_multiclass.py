@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from hybrid.analysis import auc
 from hybrid.analysis.multiclass import MULTICLASS_COLUMNS, hand_till, multiclass_aucs
 from hybrid.analysis.roc import perfect_interval
 from hybrid.errors import InputError
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "statistics"
 
 IRIS_HAND_TILL = 0.9306
 """pROC 1.18.0, multiclass.roc on the probabilities of nnet::multinom on iris."""
@@ -41,8 +44,8 @@ def single(table, measure):
     return by_measure(table, measure).iloc[0]
 
 
-def test_hand_till_equals_proc_on_iris(benchmarks):
-    table = pd.read_csv(benchmarks / "statistics" / "iris_multinom_probs.csv")
+def test_hand_till_equals_proc_on_iris():
+    table = pd.read_csv(REFERENCE / "iris_multinom_probs.csv")
     assert hand_till(table["y"], table[["setosa", "versicolor", "virginica"]]) == pytest.approx(
         IRIS_HAND_TILL, abs=1e-12
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,6 +29,8 @@ from hybrid.analysis.usefulness import (
     reclassification_table,
 )
 from hybrid.errors import InputError
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "statistics"
 
 THRESHOLDS = np.arange(100) / 100
 
@@ -69,9 +73,9 @@ def test_net_benefit_of_a_yes_no_predictor_equals_dcurves():
 
 
 @pytest.mark.parametrize("model", ["cancerpredmarker", "famhistory"])
-def test_binary_decision_curve_equals_dcurves(benchmarks, model):
-    table = pd.read_csv(benchmarks / "statistics/dcurves_df_binary.csv")
-    expected = pd.read_csv(benchmarks / "statistics/dcurves_binary_expected.csv").query("variable == @model")
+def test_binary_decision_curve_equals_dcurves(model):
+    table = pd.read_csv(REFERENCE / "dcurves_df_binary.csv")
+    expected = pd.read_csv(REFERENCE / "dcurves_binary_expected.csv").query("variable == @model")
     found = net_benefit(table["cancer"].astype(int), table[model], THRESHOLDS)
     # At threshold 0 dcurves leaves out predictions of exactly 0; here "reaches the threshold" includes them.
     for name, theirs in (
@@ -81,9 +85,9 @@ def test_binary_decision_curve_equals_dcurves(benchmarks, model):
         assert found[name].to_numpy()[1:] == pytest.approx(expected[theirs].to_numpy()[1:], abs=1e-12)
 
 
-def test_case_control_decision_curve_equals_dcurves(benchmarks):
-    table = pd.read_csv(benchmarks / "statistics/dcurves_df_case_control.csv")
-    expected = pd.read_csv(benchmarks / "statistics/dcurves_casecontrol_expected.csv")
+def test_case_control_decision_curve_equals_dcurves():
+    table = pd.read_csv(REFERENCE / "dcurves_df_case_control.csv")
+    expected = pd.read_csv(REFERENCE / "dcurves_casecontrol_expected.csv")
     expected = expected.query("variable == 'cancerpredmarker'")
     found = net_benefit(table["casecontrol"], table["cancerpredmarker"], THRESHOLDS, prevalence=0.15)
     assert found["net_benefit"].to_numpy() == pytest.approx(expected["net_benefit"].to_numpy(), abs=1e-14)
@@ -91,9 +95,9 @@ def test_case_control_decision_curve_equals_dcurves(benchmarks):
     assert found["interventions_avoided"].to_numpy()[1:] == pytest.approx(avoided[1:], abs=1e-12)
 
 
-def test_survival_decision_curve_equals_dcurves(benchmarks):
-    table = pd.read_csv(benchmarks / "statistics/dcurves_df_surv.csv")
-    expected = pd.read_csv(benchmarks / "statistics/dcurves_surv_expected.csv")
+def test_survival_decision_curve_equals_dcurves():
+    table = pd.read_csv(REFERENCE / "dcurves_df_surv.csv")
+    expected = pd.read_csv(REFERENCE / "dcurves_surv_expected.csv")
     cohort = pd.DataFrame({"time": table["ttcancer"], "event": table["cancer"], "risk": table["cancerpredmarker"]})
     found = decision_curve_survival(cohort, ["risk"], horizon=1, thresholds=THRESHOLDS, n_bootstrap=2)
     for theirs, ours in (("all", TREAT_ALL), ("cancerpredmarker", "risk")):
