@@ -183,6 +183,13 @@ def _cell(estimate: float, lower: float, upper: float, digits: int = 2) -> Cell:
     return Cell(number(float(estimate), digits), "" if bounds == MISSING else bounds)
 
 
+def _bounded(
+    row: pd.Series, estimate: str = "estimate", lower: str = "ci_low", upper: str = "ci_high"
+) -> tuple[float, float, float]:
+    """Estimate and bounds of a row."""
+    return float(row[estimate]), float(row[lower]), float(row[upper])
+
+
 def _intervals_view(table: pd.DataFrame, level: float) -> View:
     rows = []
     for model, name in _names(table):
@@ -222,7 +229,7 @@ def _cut_offs_view(table: pd.DataFrame) -> View:
         for criterion, own in _of(table, model).groupby("criterion", sort=False):
             by_measure = own.set_index("measure")
             cells = [
-                _cell(*by_measure.loc[measure, ["estimate", "ci_low", "ci_high"]], 3 if measure == "cut_off" else 2)
+                _cell(*_bounded(by_measure.loc[measure]), 3 if measure == "cut_off" else 2)
                 for measure in ("cut_off", "sensitivity", "specificity")
             ]
             corrected = by_measure.loc["youden", "corrected"]
@@ -243,7 +250,7 @@ def _partial_view(table: pd.DataFrame) -> View:
     rows = []
     for model, name in _names(table):
         own = _of(table, model).set_index("measure")
-        cells = [_cell(*own.loc[m, ["estimate", "ci_low", "ci_high"]], 3) for m in ("raw", "corrected")]
+        cells = [_cell(*_bounded(own.loc[m]), 3) for m in ("raw", "corrected")]
         rows.append(Row([Cell(name), *cells]))
     note = (
         "Area over specificities from 0.9 to 1: at most 0.1. Corrected: 0.5 is chance, 1 perfect (McClish 1989, "
@@ -272,7 +279,7 @@ def _benefit_view(table: pd.DataFrame) -> View:
 def _clustered_view(table: pd.DataFrame) -> View:
     rows = [
         Row([
-            Cell(name), _cell(*_of(table, model).iloc[0][["auc", "lower", "upper"]], 3),
+            Cell(name), _cell(*_bounded(_of(table, model).iloc[0], "auc", "lower", "upper"), 3),
             Cell(f"{int(_of(table, model)['n_rows'].iloc[0])} ({int(_of(table, model)['n_patients'].iloc[0])})"),
             Cell(number(float(_of(table, model)["design_effect"].iloc[0]))),
         ])

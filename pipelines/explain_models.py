@@ -91,7 +91,7 @@ def explain_models(
     sets = resolve_feature_sets(feature_sets, feature_columns(study.table), clinical_columns(study.table))
     if any(chosen.infold for chosen in sets.values()):
         raise InputError("Embeddings that differ from fold to fold cannot be explained.", advice="Leave them out.")
-    options = {
+    options: dict[str, Any] = {
         "inner_folds": inner_folds, "calibration": calibration, "categorical": study.categorical,
         "max_correlation": max_correlation, "max_features": max_features, "min_icc": min_icc, "selector": selector,
         "harmonise": harmonise, "unseen_batch": unseen_batch, "imbalance": imbalance,

@@ -61,7 +61,7 @@ def read_ready_features(
     try:
         features = check_features(table.rename(columns={name: _named(name, source.prefix) for name in table.columns}))
     except InputError as error:
-        error.path = path
+        error.path = str(path)
         raise
     if features.empty or features.shape[1] == 0:
         raise InputError("The feature table has no features.", advice="Check 'leave_out' and the file.", path=path)
@@ -83,8 +83,8 @@ def _read(path: Path, ids: str) -> pd.DataFrame:
     except (ValueError, OSError) as error:
         raise InputError(f"The feature table cannot be read ({error}).", advice="Save it as CSV.", path=path) from error
     if ids not in table.columns:
-        error = unknown_name("column", ids, map(str, table.columns))
-        advice = f"{error.advice} Name the column of the ids: features: {{table: ..., case_id: COLUMN}}."
+        nearest = unknown_name("column", ids, map(str, table.columns))
+        advice = f"{nearest.advice} Name the column of the ids: features: {{table: ..., case_id: COLUMN}}."
         raise InputError(f"The feature table has no column {ids!r}.", advice=advice, path=path)
     return table.rename(columns=str)
 

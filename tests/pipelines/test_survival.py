@@ -300,8 +300,8 @@ def test_the_command_writes_tables_figures_and_report(tmp_path, capsys):
                  "10.1002/sim.4154", "shuffled follow-up", str(tmp_path)):  # fmt: skip
         assert (text in page) == (text != str(tmp_path)), text
     files = {path.stem for path in (tmp_path / "out" / "tables").glob("*.csv")}
-    assert files == {"metrics", "differences", "risk_groups", "risk_group_tests", "kaplan_meier",
-                     "events_per_parameter", "shuffled", "left_out"}  # fmt: skip
+    assert files == {"metrics", "calibration", "calibration_groups", "differences", "risk_groups", "risk_group_tests",
+                     "kaplan_meier", "events_per_parameter", "shuffled", "left_out"}  # fmt: skip
     for name in ("auc", "brier", "survival_handcrafted", "survival_volume"):
         assert (tmp_path / "out" / "figures" / f"{name}.svg").stat().st_size > 1000
     metrics = pd.read_csv(tmp_path / "out" / "tables" / "metrics.csv")
