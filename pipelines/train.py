@@ -127,7 +127,7 @@ def train_segmenter(
     out = Path(out)
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
-    length = {"steps": LONG_STEPS} if minutes is not None and minutes >= LONG_MINUTES else {}
+    length: dict[str, Any] = {"steps": LONG_STEPS} if minutes is not None and minutes >= LONG_MINUTES else {}
     chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **{**length, **(settings or {})})
     cases = one_image(cohort, image)
     if members is not None and not 1 <= members <= (folds or 1):
@@ -147,15 +147,15 @@ def train_segmenter(
         logger.info("%s: %s", row.setting, row.value)
     check_memory(made, chosen)
     prepared = prepare_cases(cases, made, out, run)
-    members = []
+    networks = []
     for number, fold in enumerate(splits):
         name = f"fold_{number}" if len(splits) > 1 else ""
-        members.append(name)
+        networks.append(name)
         _train_fold(
             cases, fold, made, prepared, out / name, replace(chosen, seed=seed + number), transfer, resume, progress
         )
     if len(splits) > 1:
-        save_ensemble(out, members)
+        save_ensemble(out, networks)
     shutil.rmtree(out / PREPARED)
     shutil.rmtree(out / "cache")
     return out

@@ -56,6 +56,7 @@ def run_renal_mass(
     members: int = 2,
     kidney_spacing_mm: float = 4.0,
     mass_spacing_mm: float | None = None,
+    inference: Mapping[str, Any] | None = None,
     seed: int = 0,
     title: str = "Renal masses on CT",
     simulated: bool = False,
@@ -86,6 +87,8 @@ def run_renal_mass(
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
         Voxel size of the stages; stage 2 by default the median of the cohort.
+    inference : mapping, optional
+        Fields of :class:`hybrid.deep.segmentation.InferenceOptions`, for example ``{"engine": "openvino"}``.
     seed, resume, n_jobs, backend, progress
         See :func:`hybrid.pipelines.train_segmenter`.
     title : str
@@ -111,7 +114,7 @@ def run_renal_mass(
             kidney_spacing_mm=kidney_spacing_mm, mass_spacing_mm=mass_spacing_mm, seed=seed, resume=resume, **work,
         )  # fmt: skip
     judged = Cohort(case for case in cohort if split_of(case) in ("test", "external"))
-    segment_cohort(judged, folder, out / "predicted", **work)
+    segment_cohort(judged, folder, out / "predicted", options=inference, **work)
     table = evaluate_masks(
         judged, out / "predicted", out, structures=STRUCTURES, lesions="mass", sizes_mm=STRATA_MM, report=False, **work
     )
@@ -120,7 +123,8 @@ def run_renal_mass(
     baselines = renal_baselines(cohort, out, STRUCTURES, work)
     record = {
         "settings": {"network": network, "minutes": minutes, "epochs": epochs, "members": members, "seed": seed,
-                     "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm},
+                     "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm,
+                     "inference": dict(inference or {})},
         "versions": versions(),
     }  # fmt: skip
     write_json(record, out / "record.json")
@@ -230,7 +234,7 @@ def _train_classes(cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, see
     return True
 
 
-def _ensemble(cohort: Cohort, members: int) -> dict[str, int]:
+def _ensemble(cohort: Cohort, members: int) -> dict[str, Any]:
     """Folds of stage 2 and how many of them are trained; none for a single network."""
     if members < 2:
         return {}

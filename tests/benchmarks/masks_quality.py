@@ -24,6 +24,9 @@ from hybrid.phantoms import ScanStyle, simulate_malformation_cohort, simulate_pa
 from hybrid.pipelines import evaluate_masks, run_lesion_mri, run_renal_mass, segment_cohort, train_segmenter
 
 TEST_CASES = 30
+INFERENCE = {"engine": "openvino", "overlap": 0.25}
+"""Of the 150 renal test scans; needs the extra ``openvino``."""
+
 EXTERNAL = ScanStyle("external3", "portal", 20.0, 0.6, 1.5, 5.0, 3.0)
 
 
@@ -85,7 +88,7 @@ def malformation(out: Path, minutes: float, jobs: int) -> None:
     print(pd.read_csv(out / "tables" / "gap_by_training_size.csv").to_string())
 
 
-def renal(out: Path, minutes: float, jobs: int) -> None:
+def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> None:
     """Paint, train the cascade, judge it on the internal and the external test set."""
     maps = sorted((data() / "kits_masks" / "kits23" / "k3").glob("*.nii.gz"))
     test = maps[3::4]
@@ -100,7 +103,7 @@ def renal(out: Path, minutes: float, jobs: int) -> None:
     cohort.to_csv(out / "cohort.csv", index=False)
     run_renal_mass(
         Cohort.from_csv(out / "cohort.csv"), out, lesions=pd.concat([lesions, more]), minutes=minutes,
-        kidney_spacing_mm=6.0, simulated=True, n_jobs=jobs, progress=False,
+        kidney_spacing_mm=6.0, model=model, inference=INFERENCE, simulated=True, n_jobs=jobs, progress=False,
         title="Renal masses on CT, 3 mm voxels",
     )  # fmt: skip
     for name in ("masks_summary", "baselines", "detection", "classification"):
@@ -129,9 +132,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="training time (hippocampus: of each seed)")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--model", type=Path, help="renal: judge this cascade instead of training one")
     options = parser.parse_args()
     function, minutes = VERBS[options.part]
-    function(options.out, options.minutes or minutes, options.jobs)
+    more = {"model": options.model} if options.model else {}
+    function(options.out, options.minutes or minutes, options.jobs, **more)
 
 
 if __name__ == "__main__":
