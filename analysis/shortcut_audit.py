@@ -56,7 +56,7 @@ _MODE = "Bring all images to one grey value per pixel (hybrid.shortcuts.to_grey)
 _SCALE = (
     "Scale every image by its own percentiles (hybrid.shortcuts.neutralise); a difference that stays can be anatomy."
 )
-_BORDER = "Cut off the constant border of all images (hybrid.shortcuts.crop_border)."
+_BORDER = "Cut off the constant border of all images (SliceInput(crop_border=True) or hybrid.shortcuts.crop_border)."
 _CORNER = "Blank this corner in all images, of every class (hybrid.shortcuts.blank_corners)."
 _SPACING = (
     "Resample all images to one grid; the sharpness of the source stays and may still tell it. Compare within equal "

@@ -59,6 +59,8 @@ class SliceReport:
         Class that means that nothing was found.
     operating : str
         How the threshold was chosen.
+    smoothing : int
+        Slices on either side that probabilities were averaged over.
     title : str
         Heading.
     maps : DataFrame, optional
@@ -68,6 +70,8 @@ class SliceReport:
         Where the pictures lie.
     randomisation : DataFrame, optional
         Comparison with untrained copies: ``correlation, changed, layer``.
+    layers : DataFrame, optional
+        One row per layer and slice, with the columns of ``maps`` that the pointing score needs: layers are compared.
     baselines : DataFrame, optional
         ``model, case_id, slice, probability`` of trivial models.
     splits : DataFrame, optional
@@ -97,10 +101,12 @@ class SliceReport:
         classes: Sequence[str],
         negative: str,
         operating: str = "",
+        smoothing: int = 0,
         title: str = "Findings on slices",
         maps: pd.DataFrame | None = None,
         folder: str | Path = ".",
         randomisation: pd.DataFrame | None = None,
+        layers: pd.DataFrame | None = None,
         baselines: pd.DataFrame | None = None,
         splits: pd.DataFrame | None = None,
         shortcuts: pd.DataFrame | None = None,
@@ -114,8 +120,8 @@ class SliceReport:
         self.classes, self.negative = tuple(classes), negative
         if negative not in self.classes:
             raise InputError(f"The class {negative!r} is none of {', '.join(self.classes)}.")
-        self.operating, self.title, self.simulated = operating, title, simulated
-        self.maps, self.folder, self.randomisation = maps, Path(folder), randomisation
+        self.operating, self.smoothing, self.title, self.simulated = operating, smoothing, title, simulated
+        self.maps, self.folder, self.randomisation, self.layers = maps, Path(folder), randomisation, layers
         self.baselines, self.splits, self.shortcuts, self.failures = baselines, splits, shortcuts, failures
         self.record = dict(run_record or {})
         self._settings: dict[str, Any] = {"n_bootstrap": n_boot, "seed": seed}
@@ -156,6 +162,10 @@ class SliceReport:
         pointed = self._pointed()
         if len(pointed):
             tables["pointing"] = own.pointing_table(pointed, **self._settings)
+        if self.layers is not None and self.layers["hit"].notna().any():
+            table = own.pointing_table(self.layers[self.layers["hit"].notna()], **self._settings)
+            cells = self.layers.drop_duplicates("layer")[["layer", "cells"]]
+            tables["layers"] = table.merge(cells, on="layer", how="left")
         for name in ("splits", "shortcuts", "randomisation", "failures"):
             table = getattr(self, name)
             if table is not None and len(table):
@@ -190,7 +200,8 @@ class SliceReport:
             tiles=self._tiles(), performance=self._performance(), pictures=self._pictures(path.parent / "figures"),
             patients=self._patient_views(), baselines=self._baseline_view(), splits=self._split_view(),
             shortcuts=self._shortcut_view(), flagged=self._flagged(), pointing=self._pointing_view(),
-            sanity=self._sanity(), gallery=self._gallery(), failures=self._failure_view(), methods=self._methods(),
+            layers=self._layer_view(), sanity=self._sanity(), gallery=self._gallery(),
+            failures=self._failure_view(), methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
             files=sorted(self.tables),
@@ -422,6 +433,22 @@ class SliceReport:
         columns = ["Slices", "Hits", "Pointing score", "Chance", "Middle", "Median distance (mm)"]
         return View("Does the map point at the lesion?", columns, rows, note)
 
+    def _layer_view(self) -> View | None:
+        table = self.tables.get("layers")
+        if table is None:
+            return None
+        rows = [
+            Row([
+                Cell(str(row["layer"])), Cell(str(row["cells"])), Cell(str(row["kind"]).capitalize() + "s"),
+                Cell(f"{int(row['hits'])} / {int(row['n'])}"), Cell(f"{100 * row['score']:.0f} %", _bounds(row)),
+                Cell(number(row["median_distance_mm"], 1)),
+            ])
+            for row in table.sort_values(["kind", "layer"], ascending=[False, True], kind="stable").to_dict("records")
+        ]  # fmt: skip
+        note = "Early layers have fine cells and know little; late layers know more and have coarse cells."
+        columns = ["Layer", "Cells", "Slices", "Hits", "Pointing score", "Median distance (mm)"]
+        return View("Pointing score by layer", columns, rows, note, 3)
+
     def _sanity(self) -> str:
         """Say the result of the comparison with untrained copies, in words."""
         if self.randomisation is None or self.randomisation.empty:
@@ -496,6 +523,13 @@ class SliceReport:
                 "a finding when any slice has one.",
             ),
         ]
+        if self.smoothing:
+            parts.append((
+                "Neighbours",
+                f"Probabilities are weighted means over up to {self.smoothing} slices of the scan on either side, the "
+                "weights falling along a line; slices.csv also holds those of each slice alone. Maps are of the slice "
+                "alone.",
+            ))  # fmt: skip
         if self.is_labelled:
             parts.append((
                 "Intervals",

@@ -26,6 +26,9 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
         "--saliency", choices=("gradcam", "gradcam++", "none"), default="gradcam", help="default: %(default)s"
     )
     parser.add_argument("--target-layer", metavar="LAYER", help="layer of the maps (default: the last one)")
+    parser.add_argument(
+        "--compare-layers", nargs="+", metavar="LAYER", default=[], help="layers compared by where their maps point"
+    )
     parser.add_argument("--title", help="of the report")
     parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
 
@@ -54,6 +57,7 @@ def _slice_ct(options: argparse.Namespace) -> int:
     slices = find_in_slices(
         options.table, options.model, options.out, threshold=options.threshold, negative=options.negative,
         saliency=_saliency(options), target_layer=options.target_layer, simulated=options.simulated,
+        compare_layers=options.compare_layers,
         device=options.device, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet, **title,
     )  # fmt: skip
     unread = int(slices["probability"].isna().sum())
@@ -69,6 +73,13 @@ def _add_head_ct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="number of epochs instead of minutes")
     parser.add_argument("--ratio", nargs=3, type=float, default=[7, 2, 1], help="train, tuning, test (default: 7 2 1)")
     parser.add_argument("--weights", metavar="PATH", help="pretrained weights of the trunk")
+    parser.add_argument("--neighbours", type=int, default=0, help="slices below and above that the network sees, too")
+    parser.add_argument(
+        "--mask-weight", type=float, default=0.0, help="let masks of training slices teach where findings are (try 2)"
+    )
+    parser.add_argument(
+        "--smoothing", type=int, default=0, help="average probabilities over so many slices on either side (try 3)"
+    )
     parser.add_argument("--skip-problems", action="store_true", help="leave out rows that cannot be used")
     parser.add_argument("--no-comparison", action="store_true", help="do not train a second network split by image")
     parser.add_argument("--seed", type=int, default=0)
@@ -85,7 +96,10 @@ def _head_ct(options: argparse.Namespace) -> int:
     report = run_head_ct_study(
         options.table, options.out, network=options.network, size=options.size, ratio=tuple(options.ratio),
         minutes=options.minutes, epochs=options.epochs, weights=options.weights, negative=options.negative,
-        saliency=_saliency(options), target_layer=options.target_layer, compare_splits=not options.no_comparison,
+        saliency=_saliency(options), target_layer=options.target_layer,
+        compare_layers=options.compare_layers, neighbours=options.neighbours, mask_weight=options.mask_weight,
+        smoothing=options.smoothing,
+        compare_splits=not options.no_comparison,
         on_problem="skip" if options.skip_problems else "raise", simulated=options.simulated, seed=options.seed,
         resume=not options.restart, n_jobs=options.jobs,
         backend=options.backend, progress=not options.quiet, **title,

@@ -1,6 +1,7 @@
 """Findings on CT slices: a trained classifier over a table of volumes and slices, with maps of where it looks.
 
-Slices are scored one by one, so that a number depends on nothing but its slice. A slice is called positive when the
+Slices are scored one by one; a model folder may ask for scores averaged over the neighbouring slices of the scan, where
+those are in the table, too. A slice is called positive when the
 probability of any finding reaches the threshold of the model folder, which was chosen on tuning slices. A patient's
 score is the mean of the three highest slices (:mod:`hybrid.analysis.slices`). Maps are Grad-CAM, brought back to the
 grid of the source image.
@@ -21,6 +22,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from hybrid.analysis.slice_report import SliceReport
+from hybrid.analysis.slice_smoothing import smooth_along_scan
 from hybrid.analysis.slices import (
     DEFAULT_THRESHOLD,
     FINDING,
@@ -61,11 +63,15 @@ class OperatingPoint:
         On the probability of a finding, and on the score of a patient.
     source : str
         How they were chosen, in words.
+    smoothing : int
+        Slices on either side whose probabilities are averaged first, see
+        :func:`hybrid.analysis.slice_smoothing.smooth_along_scan`.
     """
 
     threshold: float
     patient_threshold: float
     source: str
+    smoothing: int = 0
 
 
 def find_in_slices(
@@ -77,6 +83,7 @@ def find_in_slices(
     negative: str | None = None,
     saliency: str | None = "gradcam",
     target_layer: str | None = None,
+    compare_layers: Sequence[str] = (),
     baselines: pd.DataFrame | None = None,
     splits: pd.DataFrame | None = None,
     shortcuts: pd.DataFrame | None = None,
@@ -109,6 +116,8 @@ def find_in_slices(
         Maps of slices called positive and of missed ones; None writes none.
     target_layer : str, optional
         Layer that the maps are made from; None takes the last one with positions.
+    compare_layers : sequence of str
+        Layers whose maps are compared by how often they point at the lesion (reference masks are needed).
     baselines, splits, shortcuts : DataFrame, optional
         Shown in the report, see :class:`hybrid.analysis.slice_report.SliceReport`.
     title : str
@@ -128,7 +137,8 @@ def find_in_slices(
     -------
     DataFrame
         The content of ``slices.csv``: ``case_id, patient_id, slice, y_true, probability, prediction, threshold``,
-        ``y_prob_<class>``, ``lesion_area_mm2`` (NaN without a mask) and ``problem``. Every requested slice is a row;
+        ``y_prob_<class>``, ``lesion_area_mm2`` (NaN without a mask) and ``problem``; where the model asks for smoothing
+        also ``own_probability``, that of the slice alone. Every requested slice is a row;
         one that cannot be used has no probability and says why.
 
     Raises
@@ -141,7 +151,7 @@ def find_in_slices(
     from hybrid.deep.classification.classifier import ImageClassifier
     from hybrid.deep.saliency import METHODS
 
-    from .slice_maps import check_maps, explain_slices
+    from .slice_maps import check_maps, explain_slices, point_by_layer
 
     out = Path(out)
     if saliency is not None and saliency not in METHODS:
@@ -163,15 +173,20 @@ def find_in_slices(
     if saliency is not None:
         chosen = {"method": saliency, "layer": target_layer, "negative": nothing}
         maps, lost = explain_slices(slices, rows, where, chosen, out, work)
+    layers = None
+    if saliency is not None and compare_layers:
+        several = {"method": saliency, "layers": list(compare_layers), "negative": nothing}
+        layers = point_by_layer(slices, rows, where, several, out, work)
     write_failures(pd.concat([problems, failed], ignore_index=True), out, SCORES)
     write_csv(slices, out / "slices.csv")
     write_csv(patients, out / "patients.csv")
     check = check_maps(maps, classifier, rows, out) if len(maps) else None
     SliceReport(
         slices, patients, classes=classifier.classes, negative=nothing, operating=point.source, title=title,
-        maps=maps if len(maps) else None, folder=out, randomisation=check, baselines=baselines, splits=splits,
-        shortcuts=shortcuts, failures=pd.concat([problems, failed, lost], ignore_index=True), simulated=simulated,
-        run_record={"settings": _settings(classifier, point, saliency, maps), "versions": versions()}, n_boot=n_boot,
+        smoothing=point.smoothing, maps=maps if len(maps) else None, folder=out, randomisation=check, layers=layers,
+        baselines=baselines, splits=splits, shortcuts=shortcuts,
+        failures=pd.concat([problems, failed, lost], ignore_index=True), simulated=simulated, n_boot=n_boot,
+        run_record={"settings": _settings(classifier, point, saliency, maps), "versions": versions()},
     ).save(out / "report.html")  # fmt: skip
     return slices
 
@@ -310,32 +325,33 @@ def operating_point(
     InputError
         For a threshold outside 0 to 1.
     """
+    model = Path(model)
+    stored = model / THRESHOLD_FILE
+    content = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else {}
+    smoothing = int(content.get("smoothing", 0))
     if threshold is not None:
         if not 0 <= threshold <= 1:
             raise InputError(f"A threshold on a probability lies between 0 and 1; found {threshold}.")
-        return OperatingPoint(float(threshold), float(threshold), "given by the user")
-    model = Path(model)
-    stored = model / THRESHOLD_FILE
-    if stored.is_file():
-        content = json.loads(stored.read_text(encoding="utf-8"))
-        if negative is None or content["negative"] == negative:
-            return OperatingPoint(content["threshold"], content["patient_threshold"], content["source"])
+        return OperatingPoint(float(threshold), float(threshold), "given by the user", smoothing)
+    if content and (negative is None or content["negative"] == negative):
+        return OperatingPoint(content["threshold"], content["patient_threshold"], content["source"], smoothing)
     if (model / PREDICTIONS).is_file():
-        return _tuned(read_predictions(model / PREDICTIONS), negative)
+        return _tuned(read_predictions(model / PREDICTIONS), negative, smoothing)
     return OperatingPoint(DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, "0.5: the model folder holds no tuning slices")
 
 
-def _tuned(predictions: pd.DataFrame, negative: str | None) -> OperatingPoint:
-    tuning = predictions[predictions["split"] == TUNING]
+def _tuned(predictions: pd.DataFrame, negative: str | None, smoothing: int = 0) -> OperatingPoint:
+    tuning = predictions[predictions["split"] == TUNING].drop_duplicates("id")
     classes = [name.removeprefix("y_prob_") for name in predictions.columns if name.startswith("y_prob_")]
     nothing = negative_class(classes, negative)
     truth = tuning["y_true"] != nothing
     if tuning.empty or not truth.any() or truth.all():
         return OperatingPoint(
-            DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, "0.5: the tuning slices do not hold both classes"
+            DEFAULT_THRESHOLD, DEFAULT_THRESHOLD, "0.5: the tuning slices do not hold both classes", smoothing
         )  # fmt: skip
-    chosen = choose_threshold(truth.to_numpy(), 1 - tuning[f"y_prob_{nothing}"].to_numpy())
-    slices = as_slices(tuning.drop_duplicates("id"), negative=nothing, threshold=chosen)
+    scores = as_slices(tuning, negative=nothing, threshold=DEFAULT_THRESHOLD, smoothing=smoothing)["probability"]
+    chosen = choose_threshold(truth.to_numpy(), scores.to_numpy())
+    slices = as_slices(tuning, negative=nothing, threshold=chosen, smoothing=smoothing)
     people = aggregate_patients(slices, negative=nothing, threshold=chosen)
     ill = (people["y_true"] == FINDING).to_numpy()
     both = ill.any() and not ill.all()
@@ -343,11 +359,21 @@ def _tuned(predictions: pd.DataFrame, negative: str | None) -> OperatingPoint:
         chosen,
         choose_threshold(ill, people["probability"].to_numpy()) if both else chosen,
         f"largest Youden index of {len(tuning)} tuning slices and {len(people)} tuning patients",
+        smoothing,
     )
 
 
-def save_threshold(model: str | Path, *, negative: str | None = None) -> Path:
+def save_threshold(model: str | Path, *, negative: str | None = None, smoothing: int = 0) -> Path:
     """Write the thresholds of the tuning slices into the model folder, so that it can be passed on without its table.
+
+    Parameters
+    ----------
+    model : path-like
+        Model folder with ``predictions.csv``.
+    negative : str, optional
+        Class that means that nothing was found.
+    smoothing : int
+        Slices on either side whose probabilities are averaged, in the tuning set and wherever the model is used.
 
     Returns
     -------
@@ -357,11 +383,11 @@ def save_threshold(model: str | Path, *, negative: str | None = None) -> Path:
     from hybrid.deep.classification.classifier import ImageClassifier
 
     nothing = negative_class(ImageClassifier.load(model).classes, negative)
-    point = _tuned(read_predictions(Path(model) / PREDICTIONS), nothing)
+    point = _tuned(read_predictions(Path(model) / PREDICTIONS), nothing, smoothing)
     return write_json({**asdict(point), "negative": nothing}, Path(model) / THRESHOLD_FILE)
 
 
-def as_slices(predictions: pd.DataFrame, *, negative: str, threshold: float) -> pd.DataFrame:
+def as_slices(predictions: pd.DataFrame, *, negative: str, threshold: float, smoothing: int = 0) -> pd.DataFrame:
     """Rows of a classifier's ``predictions.csv`` as a table of slices.
 
     Parameters
@@ -372,6 +398,8 @@ def as_slices(predictions: pd.DataFrame, *, negative: str, threshold: float) -> 
         Class that means that nothing was found.
     threshold : float
         On the probability of a finding.
+    smoothing : int
+        See :func:`hybrid.analysis.slice_smoothing.smooth_along_scan`; a scan is what ids that end in "/<slice>" share.
 
     Returns
     -------
@@ -381,6 +409,9 @@ def as_slices(predictions: pd.DataFrame, *, negative: str, threshold: float) -> 
     names = [name for name in predictions.columns if name.startswith("y_prob_")]
     found = predictions[["id", "patient_id", "slice", "y_true", *names]].rename(columns={"id": "case_id"})
     # The id of a slice may end in its number ("case/7"); it is unique either way.
+    if smoothing:
+        scans = found["case_id"].astype(str).str.replace(r"/\d+$", "", regex=True)
+        found = smooth_along_scan(found.assign(scan=scans), names, smoothing, by=["scan"]).drop(columns="scan")
     return _called(found, [name.removeprefix("y_prob_") for name in names], negative, threshold)
 
 
@@ -428,6 +459,9 @@ def _score(
         )  # fmt: skip
     found = next((name for name in classifier.classes if name != negative), negative)
     known = _with_truth(table, rows, negative, found if len(classifier.classes) == 2 else "")
+    if point.smoothing:
+        names = [f"y_prob_{name}" for name in classifier.classes]
+        known = smooth_along_scan(known.assign(own_probability=1 - known[f"y_prob_{negative}"]), names, point.smoothing)
     slices = _called(known, classifier.classes, negative, point.threshold)
     own = pd.DataFrame(failures, columns=list(FAILURE_COLUMNS))
     return slices, pd.concat([results.failures, own], ignore_index=True)
@@ -503,16 +537,30 @@ def score_file(payload: Mapping[str, Any], seed: int, *, model: Path, model_dige
     areas = _areas(path, payload["mask"])
     rows: Rows = []
     for row in payload["rows"]:
-        for number in range(count) if row["slice"] is None else [row["slice"]]:
-            values, problem = np.full(len(classifier.classes), np.nan), ""
-            try:
-                values = classifier.probabilities(classifier.input.read(path, number, case_id=row["case_id"]))
-            except HybridError as error:
-                problem = f"{error.message} {error.advice}".strip()
+        numbers = list(range(count)) if row["slice"] is None else [row["slice"]]
+        for number, values, problem in _scored(classifier, path, numbers, row["case_id"], single=count == 1):
             named = {f"y_prob_{name}": float(v) for name, v in zip(classifier.classes, values, strict=True)}
             area = float(areas[number]) if areas is not None and number < len(areas) else float("nan")
             rows.append({**row, "slice": number, "lesion_area_mm2": area, **named, "problem": problem})
     return rows
+
+
+def _scored(
+    classifier: ImageClassifier, path: Path, numbers: Sequence[int], case_id: str, *, single: bool
+) -> list[tuple[int, np.ndarray, str]]:
+    """Score the wanted slices: number, probabilities (NaN for one that cannot be used) and problem of each."""
+    prepared, problems = {}, {}
+    for number in numbers:
+        try:
+            prepared[number] = classifier.input.read(path, number, case_id=case_id)
+        except HybridError as error:
+            problems[number] = f"{error.message} {error.advice}".strip()
+    # A file with one slice need not fill a pass; slices of a scan give the same figures alone and together.
+    several = list(prepared.values())
+    found = [classifier.probabilities(v) for v in several] if single else classifier.probabilities_of(several)
+    known = dict(zip(prepared, found, strict=True))
+    unknown = np.full(len(classifier.classes), np.nan)
+    return [(number, known.get(number, unknown), problems.get(number, "")) for number in numbers]
 
 
 def opened_image(path: Path) -> sitk.Image | None:

@@ -30,6 +30,12 @@ MAP_COLUMNS: Final = (
 )  # fmt: skip
 """Columns of ``saliency/maps.csv``; the last four are empty where the slice has no reference mask."""
 
+LAYERS: Final = "layers"
+LAYER_COLUMNS: Final = (
+    "case_id", "patient_id", "slice", "kind", "layer", "cells", "hit", "distance_mm", "chance", "centre_hit",
+)  # fmt: skip
+"""Columns of the table that :func:`point_by_layer` returns."""
+
 KINDS: Final = ("true positive", "false positive", "false negative", "called positive")
 """Why a slice has a map; the last one where the true class is not known."""
 
@@ -65,6 +71,51 @@ def explain_slices(
     failures : DataFrame
         Columns :data:`hybrid.tables.FAILURE_COLUMNS`.
     """
+    tasks = _tasks(slices, rows, where, chosen)
+    function = functools.partial(
+        explain_file, folder=out / MAPS, method=chosen["method"], layer=chosen["layer"], model=where["model"],
+        model_digest=where["model_digest"], device=where["device"],
+    )  # fmt: skip
+    results = run_tasks(
+        function, tasks, stage=MAPS, out=out, **work,
+        valid=lambda found: all((out / MAPS / row[file]).is_file() for row in found for file in ("picture", "nifti")),
+    )  # fmt: skip
+    maps = pd.DataFrame([row for found in results.rows.values() for row in found], columns=list(MAP_COLUMNS))
+    write_csv(maps, out / MAPS / "maps.csv")
+    return maps, results.failures
+
+
+def point_by_layer(
+    slices: pd.DataFrame, rows: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any], out: Path,
+    work: Mapping[str, Any],
+) -> pd.DataFrame:  # fmt: skip
+    """Play the pointing game with maps of several layers; no picture is drawn.
+
+    Parameters
+    ----------
+    slices, rows, where, out, work
+        See :func:`explain_slices`.
+    chosen : mapping
+        ``method``, ``layers`` and ``negative``.
+
+    Returns
+    -------
+    DataFrame
+        Columns :data:`LAYER_COLUMNS`, one row per layer and slice with a reference mask that is called positive or
+        missed.
+    """
+    function = functools.partial(
+        point_file, method=chosen["method"], layers=tuple(chosen["layers"]), model=where["model"],
+        model_digest=where["model_digest"], device=where["device"],
+    )  # fmt: skip
+    results = run_tasks(function, _tasks(slices, rows, where, chosen), stage=LAYERS, out=out, **work)
+    return pd.DataFrame([row for found in results.rows.values() for row in found], columns=list(LAYER_COLUMNS))
+
+
+def _tasks(
+    slices: pd.DataFrame, rows: pd.DataFrame, where: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> list[Task]:  # fmt: skip
+    """One task per file with slices that were called positive or missed."""
     wanted = slices.assign(kind=_kinds(slices, chosen["negative"]), target=_targets(slices, chosen["negative"]))
     wanted = wanted[wanted["kind"] != ""]
     tasks = []
@@ -78,17 +129,37 @@ def explain_slices(
         payload = {**own, "name": name, "rows": [_plain_row(row) for row in picked.to_dict("records")]}
         key = digest([own["content"], payload["rows"], where["model_digest"], dict(chosen), code_version()])
         tasks.append(Task(name, key, payload))
-    function = functools.partial(
-        explain_file, folder=out / MAPS, method=chosen["method"], layer=chosen["layer"], model=where["model"],
-        model_digest=where["model_digest"], device=where["device"],
-    )  # fmt: skip
-    results = run_tasks(
-        function, tasks, stage=MAPS, out=out, **work,
-        valid=lambda found: all((out / MAPS / row[file]).is_file() for row in found for file in ("picture", "nifti")),
-    )  # fmt: skip
-    maps = pd.DataFrame([row for found in results.rows.values() for row in found], columns=list(MAP_COLUMNS))
-    write_csv(maps, out / MAPS / "maps.csv")
-    return maps, results.failures
+    return tasks
+
+
+def point_file(
+    payload: Mapping[str, Any], seed: int, *, method: str, layers: tuple[str, ...], model: Path, model_digest: str,
+    device: str,
+) -> Rows:  # fmt: skip
+    """Pointing figures of each layer on the slices of one file that have a mask."""
+    from hybrid.deep.explain import canonical_plane, slice_map
+
+    classifier, path = loaded_classifier(model, model_digest, device), Path(payload["image"])
+    image, mask = opened_image(path), mask_on(path, payload["mask"])
+    rows: Rows = []
+    if mask is None or image is None:
+        return rows
+    for row in payload["rows"]:
+        outline = canonical_plane(to_array(mask)[int(row["slice"])] > 0, image)
+        for layer in layers if outline.any() else ():
+            found = slice_map(
+                classifier, path, int(row["slice"]), target=row["target"], layer=layer, method=method,
+                case_id=row["case_id"],
+            )  # fmt: skip
+            rows.append({
+                **{name: row[name] for name in ("case_id", "patient_id", "slice", "kind")}, "layer": layer,
+                "cells": _cells(found), **_pointing(found, outline),
+            })  # fmt: skip
+    return rows
+
+
+def _cells(found: SliceMap) -> str:
+    return " x ".join(map(str, found.saliency.cells.shape))
 
 
 def _plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -143,7 +214,7 @@ def explain_file(
         volume[number] = plane
         rows.append({
             **row, "layer": found.saliency.layer, "method": found.saliency.method, "flat": found.saliency.is_flat,
-            "cells": " x ".join(map(str, found.saliency.cells.shape)), "picture": picture, "nifti": f"{name}.nii.gz",
+            "cells": _cells(found), "picture": picture, "nifti": f"{name}.nii.gz",
             **_pointing(found, outline),
         })  # fmt: skip
     if volume is not None:

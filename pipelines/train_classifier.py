@@ -52,11 +52,14 @@ PREDICTION_COLUMNS: Final = (
 """Columns of ``predictions.csv`` besides ``y_prob_<class>``. ``split`` is train, tuning, test or external; ``y_true``
 and ``y_pred`` are class names."""
 
-IMAGE_COLUMNS: Final = ("id", "patient_id", "image", "slice", "label", "site", "split")
+IMAGE_COLUMNS: Final = ("id", "patient_id", "image", "slice", "label", "site", "split", "mask")
 """Columns of the table that :func:`image_table` returns."""
 
 SplitBy = Literal["patient", "image"]
 _SHOWN: Final = 10
+_AT_ONCE: Final = 64
+"""Prepared images in memory while they are predicted."""
+
 _EMPTY: Final = ("", "nan", "na", "n/a")
 
 
@@ -116,7 +119,7 @@ def train_classifier(
         classes. None: all images count the same and the probabilities refer to the classes as common as in training.
     augmentation : bool or mapping
         Random changes of training images; a mapping holds fields of
-        :class:`hybrid.deep.classification.training.Augmentation`.
+        :class:`hybrid.deep.classification.augmentation.Augmentation`.
     minutes, epochs : optional
         Training time of each network, or its passes over the images. The tuning loss ends it earlier.
     seed : int
@@ -165,7 +168,9 @@ def train_classifier(
     images, problems = image_table(table, task=task, folder=folder)
     divide = functools.partial(make_splits, ratio=ratio, folds=folds, split_by=split_by, seed=seed)
     divide(images)  # whatever is wrong with classes and splits is said before the images are read
+    images = images if plan.settings.mask_weight else images.assign(mask=None)
     images = images.assign(content=_contents(images, plan.input))
+    images = images.assign(mask_content=_mask_contents(images))
     design = {"split_by": split_by, "ratio": list(ratio), "folds": folds}
     key = digest([_as_trained(images), plan.recipe(), design])
     if resume and _finished(out, key):
@@ -237,7 +242,8 @@ def _make_plan(
     accuracy: float | None,
     settings: dict[str, Any],
 ) -> _Plan:
-    from hybrid.deep.classification.training import NO_AUGMENTATION, Augmentation, ClassifierSettings
+    from hybrid.deep.classification.augmentation import NO_AUGMENTATION, Augmentation
+    from hybrid.deep.classification.training import ClassifierSettings
 
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
@@ -293,7 +299,7 @@ def image_table(
     table : DataFrame, Cohort or path-like
         Columns: an id (``slice_id``, ``series_id`` or ``case_id``, the first that is there; ids that repeat are made
         unique by the slice), ``image``, ``label`` (or ``outcome``), and optionally ``patient_id`` (needed for slices;
-        for volumes the ``case_id``, or the id), ``slice`` (counted from 0), ``site`` and ``split``.
+        for volumes the ``case_id``, or the id), ``slice`` (counted from 0), ``site``, ``split`` and ``mask``.
     task : {"volume", "slice"}
         What a row is.
     folder : path-like, optional
@@ -323,6 +329,7 @@ def image_table(
             "label": _column(frame, "label" if "label" in frame.columns else "outcome"),
             "site": _column(frame, "site", required=False),
             "split": [_split(value, name) for value, name in zip(splits, ids, strict=True)],
+            "mask": [_path(value, base) for value in _column(frame, "mask", required=False)],
         },
         columns=list(IMAGE_COLUMNS),
         dtype=object,
@@ -634,9 +641,16 @@ def _contents(images: pd.DataFrame, input: ImageInput) -> list[str]:
     return [digest([files[row.image], _whole(row.slice), settings]) for row in images.itertuples()]
 
 
+def _mask_contents(images: pd.DataFrame) -> list[str]:
+    """Digest of what each prepared mask is made from; empty without a mask."""
+    files = {path: _file_content(path) for path in dict.fromkeys(images["mask"]) if path is not None}
+    return ["" if row.mask is None else digest([files[row.mask], row.content]) for row in images.itertuples()]
+
+
 def _as_trained(images: pd.DataFrame) -> dict[str, list[Any]]:
     """Columns that change a training; where the files lie does not."""
-    return images[["id", "patient_id", "label", "split", "content"]].to_dict("list")
+    masks = ["mask_content"] if (images["mask_content"] != "").any() else []
+    return images[["id", "patient_id", "label", "split", "content", *masks]].to_dict("list")
 
 
 def _whole(value: Any) -> int | None:
@@ -652,16 +666,30 @@ def _file_content(path: Path) -> str:
 
 def prepare_image(row: Mapping[str, Any], seed: int, *, input: Mapping[str, Any], store: Path) -> Rows:
     """Prepare one image and store it in half precision under the digest of its content; its row has its facts."""
+    from hybrid.deep.classification.localisation import prepare_mask
     from hybrid.shortcuts import image_facts
 
+    prepare, place = input_from_dict(input), Path(row["image"])
     target = store / f"{row['content']}.npy"
-    values = input_from_dict(input).read(Path(row["image"]), row["slice"], case_id=row["id"])
-    store.mkdir(parents=True, exist_ok=True)
-    partial = store / f".{row['content']}.{uuid.uuid4().hex}.part"
+    _store(prepare.read(place, row["slice"], case_id=row["id"]).astype(np.float16), target)
+    outline = _mask_file(store, row["mask_content"])
+    if outline is not None:
+        shares = prepare_mask(prepare, place, row["mask"], row["slice"], case_id=row["id"])
+        _store(np.round(255 * shares).astype(np.uint8), outline)
+    return [{"path": str(target), **image_facts(place, row["slice"], case_id=row["id"])}]
+
+
+def _store(values: np.ndarray, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     with partial.open("wb") as stream:
-        np.save(stream, values.astype(np.float16))
+        np.save(stream, values)
     partial.replace(target)
-    return [{"path": str(target), **image_facts(Path(row["image"]), row["slice"], case_id=row["id"])}]
+
+
+def _mask_file(store: Path, content: str) -> Path | None:
+    """Place of a prepared mask; None without one."""
+    return store / f"{content}-mask.npy" if content else None
 
 
 def _prepare(
@@ -670,8 +698,9 @@ def _prepare(
     """Write the prepared file of each image; return their paths, their facts and the failures."""
     function = functools.partial(prepare_image, input=input.to_dict(), store=store)
     tasks = [
-        Task(row.id, digest([row.content, code_version()]), {
+        Task(row.id, digest([row.content, row.mask_content, code_version()]), {
             "id": row.id, "image": str(row.image), "slice": _whole(row.slice), "content": row.content,
+            "mask": None if row.mask is None else str(row.mask), "mask_content": row.mask_content,
         })
         for row in images.itertuples()
     ]  # fmt: skip
@@ -769,7 +798,10 @@ def _train_fold(
         return read_predictions(out / PREDICTIONS)
     classes = class_names(images["label"])
     number = {name: i for i, name in enumerate(classes)}
-    prepared = [PreparedImage(r.id, r.path, number[r.label], r.content) for r in images.itertuples()]
+    prepared = [
+        PreparedImage(r.id, r.path, number[r.label], r.content, _mask_file(r.path.parent, r.mask_content))
+        for r in images.itertuples()
+    ]
     sets = {name: [p for p, s in zip(prepared, images["split"], strict=True) if s == name] for name in (TRAIN, TUNING)}
     weighting = class_weights([p.target for p in sets[TRAIN]], classes, plan.class_weights)
     trained = train_network(
@@ -798,12 +830,15 @@ def _train_fold(
 
 
 def _predict(classifier: Any, images: pd.DataFrame, prepared: Sequence[Any]) -> pd.DataFrame:
+    found: list[np.ndarray] = []
+    for start in range(0, len(prepared), _AT_ONCE):
+        found.extend(classifier.probabilities_of([image.load() for image in prepared[start : start + _AT_ONCE]]))
     rows = [
         {
             "id": row.id, "patient_id": row.patient_id, "site": row.site, "slice": row.slice, "fold": row.fold,
-            "split": row.split, "y_true": row.label, **classifier.row(classifier.probabilities(image.load())),
+            "split": row.split, "y_true": row.label, **classifier.row(values),
         }
-        for row, image in zip(images.itertuples(), prepared, strict=True)
+        for row, values in zip(images.itertuples(), found, strict=True)
     ]  # fmt: skip
     table = pd.DataFrame(rows)
     return table[[*PREDICTION_COLUMNS, *(name for name in table.columns if name not in PREDICTION_COLUMNS)]]

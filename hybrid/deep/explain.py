@@ -150,7 +150,11 @@ def slice_map(
     source = read_slice(path, index, case_id=case_id)
     grey = source.values.mean(axis=0)
     mean = np.mean([member.values for member in found], axis=0)
-    values = to_source_grid(mean, grey.shape, source.spacing, classifier.input.size, classifier.input.fit)
+    part = classifier.input.part(source)
+    values = np.zeros(grey.shape, np.float32)
+    values[part] = to_source_grid(
+        mean, grey[part].shape, source.spacing, classifier.input.size, classifier.input.fit
+    )  # fmt: skip
     return SliceMap(values, grey, source.spacing, found[0])
 
 

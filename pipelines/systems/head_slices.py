@@ -69,7 +69,11 @@ def run_head_ct_study(
     negative: str | None = None,
     saliency: str | None = "gradcam",
     target_layer: str | None = None,
+    compare_layers: Sequence[str] = (),
     mirror: bool = True,
+    neighbours: int = 0,
+    mask_weight: float = 0.0,
+    smoothing: int = 0,
     compare_splits: bool = True,
     audit: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -101,10 +105,19 @@ def run_head_ct_study(
         Rows and columns that slices are resampled to; brain, subdural and bone windows become three channels.
     ratio, minutes, epochs, weights, settings, network_options, seed, resume
         See :func:`hybrid.pipelines.train_classifier`; each of the two networks is trained for so long.
-    negative, saliency, target_layer
+    negative, saliency, target_layer, compare_layers
         See :func:`hybrid.pipelines.slice_ct.find_in_slices`.
     mirror : bool
         Show half of the training slices mirrored left to right: a finding may lie on either side.
+    neighbours : int
+        Slices below and above that the network sees, too; see
+        :class:`hybrid.deep.classification.inputs.SliceInput`.
+    mask_weight : float
+        Above 0, the masks of training patients teach the network where findings are, see
+        :mod:`hybrid.deep.classification.localisation`. New slices need no mask. The published system had labels only.
+    smoothing : int
+        Average the probability of a slice over so many slices on either side, with weights that fall along a line; see
+        :mod:`hybrid.analysis.slice_smoothing`. It goes with the model.
     compare_splits : bool
         Train a second network on a split by image.
     audit : bool
@@ -136,7 +149,8 @@ def run_head_ct_study(
 
     out = Path(out)
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
-    chosen = input or SliceInput(size=(size, size))
+    chosen = input or SliceInput(size=(size, size), neighbours=neighbours)
+    settings = {**({"mask_weight": mask_weight} if mask_weight else {}), **(settings or {})}
     common: dict[str, Any] = {
         "task": "slice", "network": network, "input": chosen, "ratio": ratio, "minutes": minutes, "epochs": epochs,
         "weights": weights, "settings": settings, "network_options": network_options, "seed": seed, "folder": folder,
@@ -147,7 +161,7 @@ def run_head_ct_study(
     grey = measure_grey(rows, chosen, out, work)
     shortcuts = audit_slices(grey, rows, seed=seed) if audit else None
     train_classifier(table, out / MODEL, split_by="patient", **common)
-    save_threshold(out / MODEL, negative=nothing)
+    save_threshold(out / MODEL, negative=nothing, smoothing=smoothing)
     predictions = read_predictions(out / MODEL / PREDICTIONS)
     test = set(predictions.loc[predictions["split"] == TEST, "patient_id"])
     if not test:
@@ -158,12 +172,14 @@ def run_head_ct_study(
             image_table(table, task="slice", folder=folder)[0].drop(columns="split").rename(columns={"id": "slice_id"})
         )
         train_classifier(plain, out / MODEL_BY_IMAGE, split_by="image", **common)
+        save_threshold(out / MODEL_BY_IMAGE, negative=nothing, smoothing=smoothing)
         splits = compare_models([out / MODEL, out / MODEL_BY_IMAGE], negative=nothing)
         write_csv(splits, out / "splits.csv")
     trained = set(predictions.loc[predictions["split"] == TRAIN, "patient_id"])
     find_in_slices(
         rows[rows["patient_id"].isin(test)], out / MODEL, out, negative=nothing, saliency=saliency,
-        target_layer=target_layer, splits=splits, shortcuts=shortcuts, title=title, simulated=simulated, n_boot=n_boot,
+        target_layer=target_layer, compare_layers=compare_layers, splits=splits, shortcuts=shortcuts, title=title,
+        simulated=simulated, n_boot=n_boot,
         baselines=fit_baselines(grey, rows, trained, test, negative=nothing, seed=seed), **work,
     )  # fmt: skip
     return out / "report.html"
@@ -300,8 +316,8 @@ def compare_models(models: Sequence[str | Path], *, negative: str) -> pd.DataFra
         predictions = read_predictions(Path(model) / PREDICTIONS)
         test = predictions[predictions["split"] == TEST]
         others = predictions.loc[predictions["split"] != TEST, "patient_id"]
-        threshold = operating_point(model, negative=negative).threshold
-        slices = as_slices(test, negative=negative, threshold=threshold)
+        point = operating_point(model, negative=negative)
+        slices = as_slices(test, negative=negative, threshold=point.threshold, smoothing=point.smoothing)
         shared = int(np.isin(test["patient_id"].unique(), others.unique()).sum())
         rows.append(
             split_row(slices[list(SLICE_COLUMNS)], split_by=card["split_by"], negative=negative, shared_patients=shared)

@@ -252,6 +252,48 @@ def test_slices_of_volumes_are_trained_by_patient(tmp_path):
     assert weights["1"] / weights["0"] == pytest.approx(train["0"] / train["1"])
 
 
+def test_masks_change_a_training_only_when_they_are_asked_for(tmp_path):
+    rows, rng = [], np.random.default_rng(0)
+    for patient in range(12):
+        plane, ill = rng.integers(-50, 50, (2, 40, 40)).astype(np.int16), patient % 2
+        inside = np.zeros(plane.shape, np.uint8)
+        inside[ill:, 6:14, 6:14] = ill
+        write(tmp_path / f"{patient}.nii.gz", plane + 300 * inside.astype(np.int16))
+        write(tmp_path / f"{patient}_mask.nii.gz", inside)
+        rows += [
+            {"case_id": f"s{patient}", "patient_id": f"p{patient}", "image": f"{patient}.nii.gz", "slice": k,
+             "label": "yn"[not inside[k].any()], "mask": f"{patient}_mask.nii.gz"}
+            for k in range(2)
+        ]  # fmt: skip
+    table = pd.DataFrame(rows)
+    settings = {**SMALL["settings"], "mask_weight": 2.0}
+    own = {**SMALL, "task": "slice", "input": SliceInput((32, 32)), "ratio": (2, 1, 1), "folder": tmp_path, "epochs": 2}
+    own["network_options"] = {"widen": 0.125, "max_pool": False}
+    plain = train_classifier(table, tmp_path / "plain", **own)
+    bare = train_classifier(table.drop(columns="mask"), tmp_path / "bare", **own)
+    taught = train_classifier(table, tmp_path / "taught", **{**own, "settings": settings})
+    none = train_classifier(table.assign(mask=None), tmp_path / "none", **{**own, "settings": settings})
+    assert weights_of(plain) == weights_of(bare) == weights_of(none)
+    assert weights_of(taught) != weights_of(plain)
+    assert ImageClassifier.load(taught).input == SliceInput((32, 32))
+    # A mask that was drawn anew is another training.
+    write(tmp_path / "1_mask.nii.gz", np.ones((2, 40, 40), np.uint8))
+    assert train_classifier(table, tmp_path / "taught", **{**own, "settings": settings}) == taught
+    again = weights_of(taught)
+    assert again != weights_of(plain)
+
+
+def test_a_missing_mask_is_named_before_training(tmp_path):
+    write(tmp_path / "i.nii.gz", np.zeros((2, 20, 20), np.int16) + np.arange(20, dtype=np.int16))
+    rows = [
+        {"case_id": f"{n}", "patient_id": f"{n}", "image": "i.nii.gz", "slice": n % 2, "label": n % 2, "mask": "no.nii"}
+        for n in range(4)
+    ]
+    options = {**SMALL, "task": "slice", "input": SliceInput((20, 20)), "ratio": (1, 0, 1), "folder": tmp_path}
+    with pytest.raises(InputError, match="cannot be used"):
+        train_classifier(pd.DataFrame(rows), tmp_path / "m", epochs=1, **{**options, "settings": {"mask_weight": 1.0}})
+
+
 def test_pictures_of_mixed_sizes_and_modes_are_trained(tmp_path):
     rng, rows = np.random.default_rng(0), []
     for number in range(16):

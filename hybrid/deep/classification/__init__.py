@@ -8,9 +8,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "augmentation": ["Augmentation"],
         "classifier": ["ImageClassifier", "abstention_threshold", "coverage_accuracy", "fit_temperature"],
         "inputs": ["CT_WINDOWS", "SliceInput", "VolumeInput"],
         "networks": ["CLASSIFIERS", "ClassifierArchitecture", "build_classifier", "classifier_architecture"],
-        "training": ["Augmentation", "ClassifierSettings", "train_network"],
+        "training": ["ClassifierSettings", "train_network"],
     },
 )

@@ -46,6 +46,12 @@ COVERAGE_COLUMNS: Final = ("threshold", "coverage", "accuracy", "n")
 PROBABILITY: Final = "y_prob_"
 """Prefix of the column that holds the probability of a class."""
 
+PASS: Final = 8
+"""Slices that go through a network together."""
+
+SLICE_AXES: Final = 3
+"""Axes of a prepared slice: channels, rows, columns."""
+
 TEMPERATURES: Final = (0.05, 20.0)
 """Range in which a temperature is looked for."""
 
@@ -110,6 +116,23 @@ def probabilities(scores: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     scaled = np.asarray(scores, dtype=np.float64) / temperature
     shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def _scores(network: ResNet, batch: torch.Tensor) -> np.ndarray:
+    """Scores before softmax, float64, shape (images, classes).
+
+    The last layer is a sum in double precision: rows of a matrix product in single precision differ in their last
+    bit by their place in the batch.
+    """
+    last: Any = network.fc
+    kept: list[torch.Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
+    try:
+        network(batch)
+    finally:
+        handle.remove()
+    features, weight, bias = (t.float().cpu().numpy().astype(np.float64) for t in (kept[0], last.weight, last.bias))
+    return np.asarray((features[:, None, :] * weight[None]).sum(axis=-1) + bias)
 
 
 def coverage_accuracy(confidence: Sequence[float] | np.ndarray, correct: Sequence[bool] | np.ndarray) -> pd.DataFrame:
@@ -293,13 +316,50 @@ class ImageClassifier:
         InputError
             For another shape.
         """
-        if tuple(prepared.shape) != self.input.shape:
-            raise InputError(f"Expected an input of shape {self.input.shape}; found {tuple(prepared.shape)}.")
-        rounded = np.array(prepared.astype(np.float16), dtype=np.float32, order="C")
-        batch = torch.from_numpy(rounded)[None].to(self.device)
+        return self._pass(prepared[None])[0]
+
+    def probabilities_of(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
+        """Calibrated probabilities of several prepared inputs, about twice as fast for slices as one by one.
+
+        Parameters
+        ----------
+        prepared : sequence of ndarray of shape (channels, ...)
+            See :meth:`probabilities`.
+
+        Returns
+        -------
+        ndarray of float64, shape (images, classes)
+            Slices go through in passes of :data:`PASS`, the last one filled up with zeros: every pass does the same
+            arithmetic, so that the result of a slice does not depend on the others. From :meth:`probabilities` it
+            differs by rounding (below 1e-5). Volumes go through one by one.
+
+        Raises
+        ------
+        InputError
+            For another shape.
+        """
+        if len(self.input.shape) != SLICE_AXES:
+            return np.array([self.probabilities(values) for values in prepared]).reshape(-1, len(self.classes))
+        rows = [np.zeros((0, len(self.classes)))]
+        for start in range(0, len(prepared), PASS):
+            values = np.stack(prepared[start : start + PASS])
+            filled = np.zeros((PASS, *values.shape[1:]), values.dtype)
+            filled[: len(values)] = values
+            rows.append(self._pass(filled)[: len(values)])
+        return np.concatenate(rows)
+
+    def _pass(self, prepared: np.ndarray) -> np.ndarray:
+        """Probabilities of one pass through the networks."""
+        if tuple(prepared.shape[1:]) != self.input.shape:
+            raise InputError(f"Expected an input of shape {self.input.shape}; found {tuple(prepared.shape[1:])}.")
+        batch = torch.from_numpy(np.array(prepared.astype(np.float16), dtype=np.float32, order="C")).to(self.device)
+        if batch.ndim == SLICE_AXES + 1:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            for network in self.networks:  # in place; nothing to do from the second pass on
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with one_thread(), torch.inference_mode():
-            scores = [network(batch).float().cpu().numpy().astype(np.float64) for network in self.networks]
-        members = [probabilities(s, t)[0] for s, t in zip(scores, self.temperatures, strict=True)]
+            scores = [_scores(network, batch) for network in self.networks]
+        members = [probabilities(s, t) for s, t in zip(scores, self.temperatures, strict=True)]
         return np.asarray(np.mean(members, axis=0))
 
     def predict(

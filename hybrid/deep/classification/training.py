@@ -22,16 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.networks.nets.resnet import ResNet
-from monai.transforms import (
-    Compose,
-    RandAdjustContrast,
-    RandAffine,
-    RandFlip,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -50,6 +40,8 @@ from hybrid.deep.fitting import (
 from hybrid.errors import InputError, unknown_name
 from hybrid.provenance import digest
 
+from .augmentation import Augmentation
+from .localisation import UNKNOWN, LocalisingNetwork, place_loss
 from .networks import ClassifierArchitecture, build_classifier, load_pretrained
 
 logger = logging.getLogger(__name__)
@@ -68,85 +60,6 @@ HARDWARE: Final = ("workers", "accelerator", "checkpoint_minutes", "precision")
 
 BALANCED: Final = "balanced"
 DEFAULT_EPOCHS: Final = 60
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of the training images (MONAI's transforms), each with probability ``probability``.
-
-    Parameters
-    ----------
-    rotation_degrees : float
-        Largest rotation about any axis.
-    scaling : float
-        Largest relative change of size.
-    shift : float
-        Largest shift, as a share of the edge.
-    mirror : tuple of int
-        Axes that are mirrored (0 is superior in volumes and rows in slices). None by default: left and right differ.
-    noise : float
-        Largest standard deviation of Gaussian noise; the image spans -1 to 1.
-    blur : float
-        Largest standard deviation (voxels) of Gaussian smoothing.
-    brightness, contrast : float
-        Largest shift, and largest relative change, of intensities.
-    gamma : tuple of float
-        Range of the exponent.
-    probability : float
-        Of each change.
-    """
-
-    rotation_degrees: float = 15.0
-    scaling: float = 0.1
-    shift: float = 0.08
-    mirror: tuple[int, ...] = ()
-    noise: float = 0.1
-    blur: float = 0.8
-    brightness: float = 0.1
-    contrast: float = 0.2
-    gamma: tuple[float, float] = (0.7, 1.5)
-    probability: float = 0.3
-
-    def __post_init__(self) -> None:
-        amounts = (
-            self.rotation_degrees,
-            self.scaling,
-            self.shift,
-            self.noise,
-            self.blur,
-            self.brightness,
-            self.contrast,
-        )
-        if min(amounts) < 0 or not 0 <= self.probability <= 1 or not 0 < self.gamma[0] <= self.gamma[1]:
-            raise InputError(
-                f"Amounts of augmentation must not be negative and the probability must lie in [0, 1]; found {self}."
-            )
-
-    def transforms(self, size: Sequence[int]) -> Compose:
-        """MONAI transforms of arrays (channels, *size); seed them with ``set_random_state``."""
-        p, dims = self.probability, len(size)
-        turns = [math.radians(self.rotation_degrees)] * (3 if dims == 3 else 1)
-        moves = [self.shift * n for n in size]
-        blur = (0.0, self.blur)
-        return Compose([
-            RandAffine(
-                prob=p, rotate_range=turns, translate_range=moves, scale_range=[self.scaling] * dims,
-                mode="bilinear", padding_mode="border",
-            ),
-            *(RandFlip(prob=0.5, spatial_axis=axis) for axis in self.mirror),
-            RandGaussianNoise(prob=p, std=self.noise),
-            RandGaussianSmooth(prob=p, sigma_x=blur, sigma_y=blur, sigma_z=blur),
-            RandShiftIntensity(prob=p, offsets=self.brightness),
-            RandScaleIntensity(prob=p, factors=self.contrast),
-            RandAdjustContrast(prob=p, gamma=self.gamma),
-        ])  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``model.json``."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-NO_AUGMENTATION: Final = Augmentation(0, 0, 0, (), 0, 0, 0, 0, (1.0, 1.0), 0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +83,9 @@ class ClassifierSettings:
         value; 0 trains to the end and keeps the last.
     augmentation : Augmentation
         Random changes of the training images.
+    mask_weight : float
+        Weight of the loss of places, where training images have masks: the network also learns where the lesion is, see
+        :mod:`hybrid.deep.classification.localisation`. 0 learns from labels alone.
     seed : int
         Start weights, order and changes.
     precision : {"auto", "32-true", "bf16-mixed"}
@@ -191,6 +107,7 @@ class ClassifierSettings:
     ema: float = 0.99
     patience: int = 20
     augmentation: Augmentation = field(default_factory=Augmentation)
+    mask_weight: float = 0.0
     seed: int = 0
     precision: str = "auto"
     workers: int = 0
@@ -203,6 +120,8 @@ class ClassifierSettings:
             raise InputError(
                 f"Expected batch >= 2, patience >= 0 and 0 <= ema < 1; found {self.batch}, {self.patience}, {self.ema}."
             )
+        if self.mask_weight < 0:
+            raise InputError(f"Expected a mask_weight of at least 0; found {self.mask_weight}.")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
@@ -217,7 +136,8 @@ class ClassifierSettings:
 
     def recipe(self) -> dict[str, Any]:
         """Return what a training is recognised by: everything but :data:`HARDWARE`."""
-        return {name: value for name, value in self.to_dict().items() if name not in HARDWARE}
+        unset = ("mask_weight",) if not self.mask_weight else ()
+        return {name: value for name, value in self.to_dict().items() if name not in (*HARDWARE, *unset)}
 
 
 @dataclass(frozen=True)
@@ -234,12 +154,15 @@ class PreparedImage:
         Number of the class.
     content : str
         Digest of the file that it was made from and of the input settings.
+    mask : Path, optional
+        Share of each pixel that the mask covers, in 255ths (uint8), shape (1, ...).
     """
 
     image_id: str
     path: Path
     target: int
     content: str = ""
+    mask: Path | None = None
 
     def load(self) -> np.ndarray:
         """Array of float32.
@@ -249,14 +172,23 @@ class PreparedImage:
         InputError
             When the file is missing or damaged.
         """
+        return self._load(self.path)
+
+    def load_mask(self) -> np.ndarray:
+        """Shares, float32; :data:`~hybrid.deep.classification.localisation.UNKNOWN` everywhere without a mask."""
+        if self.mask is None:
+            return np.full((1, *np.load(self.path, mmap_mode="r").shape[1:]), UNKNOWN, np.float32)
+        return self._load(self.mask) / np.float32(255)
+
+    def _load(self, path: Path) -> np.ndarray:
         try:
-            return np.load(self.path).astype(np.float32)
+            return np.load(path).astype(np.float32)
         except (OSError, ValueError, EOFError) as error:
             raise InputError(
                 f"The prepared image cannot be read: {error}.",
                 advice="Delete the file and run the same command again; training goes on where it stopped.",
                 case_id=self.image_id,
-                path=self.path,
+                path=path,
             ) from error
 
 
@@ -431,26 +363,21 @@ class _Images(Dataset):
 
     def __init__(self, images: Sequence[PreparedImage], settings: ClassifierSettings, constant_channels: int) -> None:
         self.images, self.settings, self.constant = list(images), settings, constant_channels
-        self._changes: Compose | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[torch.Tensor, int, torch.Tensor]:
         epoch, number = place
         image = self.images[number]
         values = image.load()
-        if self.settings.augmentation.probability or self.settings.augmentation.mirror:
-            values = self._changed(values, [self.settings.seed, 2, epoch, number])
-        return torch.from_numpy(values), image.target
-
-    def _changed(self, values: np.ndarray, seed: Sequence[int]) -> np.ndarray:
-        if self._changes is None:
-            self._changes = self.settings.augmentation.transforms(values.shape[1:])
-        self._changes.set_random_state(int(np.random.default_rng(seed).integers(2**31)))
-        end = len(values) - self.constant
-        changed = np.asarray(self._changes(values[:end]), dtype=np.float32)
-        return np.concatenate([changed, values[end:]])
+        mask = image.load_mask() if self.settings.mask_weight else values[:0]
+        augmentation = self.settings.augmentation
+        if not augmentation.is_off:
+            rng, end = np.random.default_rng([self.settings.seed, 2, epoch, number]), len(values) - self.constant
+            changed, mask = augmentation.change(values[:end], mask, rng)
+            values = np.concatenate([changed, values[end:]])
+        return torch.from_numpy(values), image.target, torch.from_numpy(mask)
 
 
 class _Batches:
@@ -504,7 +431,10 @@ class _Run:
     @property
     def key(self) -> str:
         """What a checkpoint must share with this run."""
-        images = [[[i.image_id, i.target, i.content] for i in group] for group in (self.training, self.tuning)]
+        images = [
+            [[i.image_id, i.target, i.content, *([] if i.mask is None else [i.mask.name])] for i in group]
+            for group in (self.training, self.tuning)
+        ]
         start = [self.architecture.to_dict(), self.settings.recipe(), self.pretrained_sha256]
         return digest([start, images, self.weights.tolist()])
 
@@ -529,15 +459,16 @@ class _Run:
         if self.pretrained is not None and not goes_on:
             load_pretrained(network, self.pretrained)
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
+        whole: nn.Module = LocalisingNetwork(network) if self.settings.mask_weight else network
         optimiser = torch.optim.AdamW(
-            network.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
+            whole.parameters(), self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
         state = read_checkpoint(path, self.key) if goes_on else None
         self.precision = self._precision(network, state)
         self.fabric = open_fabric(self.settings.accelerator, self.precision)
-        for own in (network, self.averaged):
+        for own in (whole, self.averaged):
             own.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.network, self.optimiser = self.fabric.setup(network, optimiser)
+        self.network, self.optimiser = self.fabric.setup(whole, optimiser)
         self.averaged.to(self.fabric.device)
         self.loss = nn.CrossEntropyLoss(torch.tensor(self.weights, dtype=torch.float32, device=self.fabric.device))
         if state is not None:
@@ -585,17 +516,17 @@ class _Run:
         begin = time.monotonic()
         losses, rate = [], 0.0
         self.batches.epoch = self.epoch
-        for number, (images, targets) in enumerate(self.loader):
+        for number, (images, targets, masks) in enumerate(self.loader):
             rate = self.schedule.rate(self.epoch, number, self.seconds)
             images = images.to(self.fabric.device, memory_format=self.layout)
-            losses.append(self._step(images, targets.to(self.fabric.device), rate=rate))
+            losses.append(self._step(images, targets.to(self.fabric.device), masks.to(self.fabric.device), rate=rate))
             if not math.isfinite(losses[-1]):
                 raise InputError(
                     f"The training diverged in epoch {self.epoch + 1}: the loss is {losses[-1]}.",
                     advice="Lower the learning rate: settings={'learning_rate': ...}.",
                 )
             step = self.epoch * self.batches.steps + number
-            update_average(self.averaged, self.network.module, step=step, decay=self.settings.ema)
+            update_average(self.averaged, self._trunk, step=step, decay=self.settings.ema)
         self.epoch += 1
         row = {"epoch": self.epoch, "train_loss": float(np.mean(losses)), **self._tuning_figures()}
         self.seconds += time.monotonic() - begin
@@ -606,16 +537,27 @@ class _Run:
             self.save()
         return row
 
-    def _step(self, images: torch.Tensor, targets: torch.Tensor, *, rate: float) -> float:
+    @property
+    def _trunk(self) -> nn.Module:
+        """The classifier, without the head that learns places."""
+        whole: nn.Module = self.network.module
+        return whole.trunk if isinstance(whole, LocalisingNetwork) else whole
+
+    def _step(self, images: torch.Tensor, targets: torch.Tensor, masks: torch.Tensor, *, rate: float) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        loss = self.loss(self.network(images).float(), targets)
+        found = self.network(images)
+        scores, cells = found if self.settings.mask_weight else (found, None)
+        loss = self.loss(scores.float(), targets)
+        label_loss = float(loss.detach())
+        if cells is not None:
+            loss = loss + self.settings.mask_weight * place_loss(cells, masks)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=5.0, error_if_nonfinite=False)
         self.optimiser.step()
-        return float(loss.detach())
+        return label_loss if math.isfinite(float(loss.detach())) else math.nan
 
     def _tuning_figures(self) -> dict[str, float]:
         if not self.tuning:

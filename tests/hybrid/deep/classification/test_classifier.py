@@ -252,3 +252,18 @@ def test_the_network_can_be_explained(volumes):
     found = saliency_map(one.networks[0], one.input.read(volumes[0]), layer="layer1")
     assert found.values.shape == (16, 16, 16)
     assert found.target in (0, 1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_slice_has_the_same_bits_whatever_goes_through_with_it(name):
+    chosen = SliceInput(size=(48, 48))
+    architecture = classifier_architecture(name, dims=2, in_channels=3, classes=3, widen=0.25)
+    model = ImageClassifier(chosen, ("a", "b", "c"), (build_classifier(architecture),), ({},))
+    slices = list(np.random.default_rng(0).uniform(-1, 1, (19, *chosen.shape)).astype(np.float32))
+    together = model.probabilities_of(slices)
+    assert together.shape == (19, 3)
+    assert np.array_equal(model.probabilities_of(slices[::-1])[::-1], together)
+    assert np.array_equal(model.probabilities_of(slices[7:8])[0], together[7])
+    alone = np.array([model.probabilities(values) for values in slices])
+    assert np.abs(alone - together).max() < 1e-5
+    assert model.probabilities_of([]).shape == (0, 3)

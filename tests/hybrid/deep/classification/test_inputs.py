@@ -312,3 +312,63 @@ def test_nonsense_settings_are_refused():
         SliceInput(colour=True)
     with pytest.raises(InputError, match="Unknown input setting 'sise'"):
         input_from_dict({"kind": "slice", "sise": [8, 8]})
+
+
+def test_neighbouring_slices_are_further_channels_from_below_to_above(tmp_path):
+    values = np.arange(4, dtype=np.int16)[:, None, None] * 10 + np.zeros((4, 16, 16), np.int16)
+    path = write_volume(tmp_path / "v.nii.gz", values)
+    alone, beside = SliceInput(size=(16, 16)), SliceInput(size=(16, 16), neighbours=2)
+    assert beside.shape == (7, 16, 16)
+    for index, wanted in ((0, (0, 0, 1, 2)), (1, (0, 0, 2, 3)), (3, (1, 2, 3, 3))):
+        found = beside.read(path, index)
+        assert np.array_equal(found[:3], alone.read(path, index))
+        assert all(np.array_equal(found[3 + k], alone.read(path, n)[0]) for k, n in enumerate(wanted))
+        assert np.array_equal(found, beside.prepare(sitk.ReadImage(str(path)), index))
+
+
+def test_neighbours_of_a_single_image_are_refused(tmp_path):
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "one.png")
+    with pytest.raises(InputError, match="holds a single one"):
+        SliceInput(size=(16, 16), intensity="display", neighbours=1).read(tmp_path / "one.png", 0)
+
+
+@pytest.mark.parametrize("wrong", [{"neighbours": -1}, {"neighbours": 6}])
+def test_impossible_numbers_of_neighbours_are_refused(wrong):
+    with pytest.raises(InputError, match="0 to 5 neighbours"):
+        SliceInput(**wrong)
+
+
+def test_neighbours_of_colour_images_are_refused():
+    with pytest.raises(InputError, match="none with colours"):
+        SliceInput(intensity="display", colour=True, neighbours=1)
+
+
+def test_input_with_neighbours_is_rebuilt_from_the_model_card():
+    chosen = SliceInput(neighbours=1)
+    assert input_from_dict(chosen.to_dict()) == chosen
+    before = {name: value for name, value in SliceInput().to_dict().items() if name != "neighbours"}
+    assert input_from_dict(before) == SliceInput()
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_a_constant_frame_is_cut_off_before_anything_else(tmp_path, fit):
+    inner = np.random.default_rng(0).integers(1, 255, (24, 30), dtype=np.uint8)
+    framed = np.pad(inner, ((5, 9), (0, 12)))
+    for name, values in (("inner", inner), ("framed", framed)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    chosen = SliceInput(size=(24, 24), intensity="robust", fit=fit, crop_border=True)
+    found = [chosen.read(tmp_path / f"{name}.png") for name in ("inner", "framed")]
+    assert np.array_equal(*found)
+    plain = SliceInput(size=(24, 24), intensity="robust", fit=fit)
+    assert not np.array_equal(plain.read(tmp_path / "framed.png"), found[0])
+    assert input_from_dict(chosen.to_dict()) == chosen
+
+
+def test_neighbours_are_cut_where_their_slice_is_cut(tmp_path):
+    values = np.zeros((3, 20, 20), np.int16)
+    values[0, 2:8, 2:8] = 500
+    values[1, 4:16, 4:16] = np.random.default_rng(0).integers(100, 900, (12, 12))
+    path = write_volume(tmp_path / "v.nii.gz", values)
+    found = SliceInput(size=(12, 12), fit="stretch", neighbours=1, crop_border=True).read(path, 1)
+    alone = SliceInput(size=(12, 12), fit="stretch").prepare(sitk.ReadImage(str(path))[4:16, 4:16], 0)
+    assert np.array_equal(found[3], alone[0])
