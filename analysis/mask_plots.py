@@ -38,6 +38,12 @@ TICK_DISTANCE: Final = 0.06
 LABEL_DISTANCE: Final = 0.13
 """Least distance of two names of lines as a share of the axis: two lines of text at a height of 3 inches."""
 
+CT_WINDOW: Final = (-160.0, 240.0)
+"""Soft tissue (HU)."""
+
+CT_AIR_HU: Final = -500.0
+"""A slice whose darkest hundredth lies below this is a CT in Hounsfield units."""
+
 SLICE_KEYS: Final = ("case_id", "title", "image", "reference", "prediction", "spacing")
 """Keys of each slice of :func:`plot_overlays`."""
 
@@ -299,7 +305,7 @@ def _mark_best(ax: Axes, table: pd.DataFrame) -> None:
     if values.empty:
         return
     best = values.loc[values["validation_dice"].idxmax()]
-    text = f"Highest validation Dice, epoch {best['epoch']:g}: {best['validation_dice']:.3f}"
+    text = f"Highest, epoch {best['epoch']:g}: {best['validation_dice']:.3f}"
     ax.plot([best["epoch"]], [best["validation_dice"]], "D", color=COLOURS[1], markersize=5, label=text, zorder=4)
 
 
@@ -370,7 +376,8 @@ def plot_overlays(
         Keys :data:`SLICE_KEYS`: ``image`` of shape (rows, columns), ``reference`` and ``prediction`` label arrays of
         the same shape (0 is background; every label gets its own contour), ``spacing`` of rows and columns in mm.
     window : (float, float), optional
-        Grey values shown as black and white; default: the 1st and 99th percentile of each slice.
+        Grey values shown as black and white; default: :data:`CT_WINDOW` for a slice with air in HU, else the 1st and
+        99th percentile of each slice.
     max_columns : int
         Slices per row.
 
@@ -425,7 +432,7 @@ def _check_slice(item: Mapping[str, Any]) -> None:
 def _overlay(ax: Axes, item: Mapping[str, Any], window: tuple[float, float] | None) -> None:
     image = np.asarray(item["image"], dtype=np.float64)
     finite = image[np.isfinite(image)]
-    low, high = window or (np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0))
+    low, high = window or _usual_window(finite)
     row_mm, column_mm = (float(value) for value in item["spacing"])
     ax.imshow(image, cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm, interpolation="nearest")
     for key, colour, dash in (("reference", COLOURS[5], "-"), ("prediction", COLOURS[4], DASHES[1])):
@@ -437,6 +444,11 @@ def _overlay(ax: Axes, item: Mapping[str, Any], window: tuple[float, float] | No
             ax.contour(columns, rows, region, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=[dash])
     ax.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
     ax.set_title(f"{item['title']}\n{item['case_id']}", fontsize=8, color=INK)
+
+
+def _usual_window(values: FloatArray) -> tuple[float, float]:
+    low, high = np.percentile(values, [1, 99]) if values.size else (0.0, 1.0)
+    return CT_WINDOW if low < CT_AIR_HU else (float(low), float(high))
 
 
 def _named_groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:

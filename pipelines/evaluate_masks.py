@@ -128,6 +128,7 @@ def evaluate_masks(
             cohort=cohort,
             masks=folder,
             lesions=counted,
+            lesion_labels=chosen[counted],
             sizes_mm=sizes_mm,
             title=title,
             simulated=simulated,
@@ -260,7 +261,9 @@ def _confidence_map(
     return result
 
 
-def overlay_slices(cohort: Cohort, folder: Path, case_ids: Mapping[str, str]) -> list[dict[str, Any]]:
+def overlay_slices(
+    cohort: Cohort, folder: Path, case_ids: Mapping[str, str], *, labels: Sequence[int] = ()
+) -> list[dict[str, Any]]:
     """Slices for overlays: the slice of each case with the largest reference region, both masks, the image.
 
     Parameters
@@ -271,6 +274,8 @@ def overlay_slices(cohort: Cohort, folder: Path, case_ids: Mapping[str, str]) ->
         Predicted masks.
     case_ids : mapping of str to str
         Title to case id.
+    labels : sequence of int
+        Labels whose region counts, where the reference has them; default: all.
 
     Returns
     -------
@@ -285,10 +290,12 @@ def overlay_slices(cohort: Cohort, folder: Path, case_ids: Mapping[str, str]) ->
         reference = read_mask(pair["reference"], case_id=case_id)
         prediction, _ = align_mask(reference, read_mask(pair["prediction"], case_id=case_id), case_id=case_id)
         image, reference, prediction = (_upright(item) for item in (image, reference, prediction))
-        labels = to_array(reference)
-        best = int((labels > 0).sum(axis=(1, 2)).argmax()) if labels.any() else labels.shape[0] // 2
+        values = to_array(reference)
+        wanted = np.isin(values, list(labels))
+        areas = (wanted if wanted.any() else values > 0).sum(axis=(1, 2))
+        best = int(areas.argmax()) if areas.any() else values.shape[0] // 2
         slices.append({
-            "case_id": case_id, "title": title, "image": to_array(image)[best], "reference": labels[best],
+            "case_id": case_id, "title": title, "image": to_array(image)[best], "reference": values[best],
             "prediction": to_array(prediction)[best], "spacing": tuple(image.GetSpacing()[1::-1]),
         })  # fmt: skip
     return slices

@@ -23,6 +23,7 @@ def write_mask_report(
     cohort: Cohort,
     masks: Path,
     lesions: str,
+    lesion_labels: Sequence[int] = (),
     sizes_mm: Sequence[float] = (5.0, 20.0, 40.0, 70.0),
     title: str = "Segmentation",
     curves: pd.DataFrame | Mapping[str, pd.DataFrame] | None = None,
@@ -48,6 +49,8 @@ def write_mask_report(
         Predicted masks.
     lesions : str
         Structure whose regions are lesions.
+    lesion_labels : sequence of int
+        Labels of that structure: the pictures show the slice with most of them.
     sizes_mm, title, curves, gap, by_size, classified, baselines, published, simulated, record
         See :class:`hybrid.analysis.MaskReport`.
 
@@ -67,7 +70,7 @@ def write_mask_report(
         table, lesions=lesions, sizes_mm=sizes_mm, title=title, curves=curves, gap=gap, by_size=by_size,
         classified=classified, baselines=baselines, published=published, simulated=simulated, run_record=record,
     )  # fmt: skip
-    slices = overlay_slices(cohort, masks, report.example_cases())
+    slices = overlay_slices(cohort, masks, report.example_cases(), labels=lesion_labels)
     page = report.save(out / "report.html", slices=slices)
     export_report(report, out, slices=slices)
     return page

@@ -129,9 +129,9 @@ def run_renal_mass(
     }  # fmt: skip
     write_json(record, out / "record.json")
     return write_mask_report(
-        table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", sizes_mm=STRATA_MM, title=title,
-        classified=classified, baselines=baselines, published="renal_mass", simulated=simulated, record=record,
-        curves=_curves(folder),
+        table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", lesion_labels=STRUCTURES["mass"],
+        sizes_mm=STRATA_MM, title=title, classified=classified, baselines=baselines, published="renal_mass",
+        simulated=simulated, record=record, curves=_curves(folder),
     )  # fmt: skip
 
 

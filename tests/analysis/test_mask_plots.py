@@ -107,6 +107,24 @@ def test_bland_altman_draws_bias_and_limits(masks, ax):
     assert {row["bias_ml"], row["lower_limit_ml"], row["upper_limit_ml"]} <= levels
 
 
+def test_training_curves_leave_room_for_the_lines_beside_a_long_legend():
+    epochs = pd.DataFrame({"epoch": range(1, 26), "train_dice": 0.8512, "validation_dice": 0.7512})
+    epochs = epochs.assign(train_loss=1.2345, learning_rate=0.00123)
+    figure = Figure(figsize=(3.5, 3.0), layout="constrained")
+    ax = plot_training_curves(epochs, ax=figure.add_subplot())
+    figure.canvas.draw()
+    assert ax.get_position().width > 0.5
+
+
+def test_a_ct_is_shown_with_a_soft_tissue_window_and_other_images_by_their_percentiles():
+    ct, mr = slices(2)
+    ct = {**ct, "image": np.where(np.asarray(ct["image"]) > np.median(ct["image"]), 50.0, -1000.0)}
+    mr = {**mr, "image": np.linspace(0, 900, np.asarray(mr["image"]).size).reshape(np.shape(mr["image"]))}
+    shown = [ax.images[0].get_clim() for ax in plot_overlays([ct, mr]).axes[:2]]
+    assert shown[0] == (-160.0, 240.0)
+    assert shown[1] == pytest.approx((9.0, 891.0))
+
+
 def test_names_of_close_limits_do_not_overlap(masks, ax):
     flat = masks.copy()
     wide = flat["metric"] == "predicted_volume_ml"
@@ -136,7 +154,7 @@ def test_training_curves_mark_the_best_validation_epoch(ax):
         "train_loss": [2.0, 1.0, 0.5, 0.2], "learning_rate": [0.01, 0.008, 0.004, 0.001],
     })  # fmt: skip
     plot_training_curves(curves, ax=ax)
-    assert "Highest validation Dice, epoch 2: 0.600" in texts(ax)
+    assert "Highest, epoch 2: 0.600" in texts(ax)
     loss = next(line for line in ax.lines if line.get_label().startswith("Training loss"))
     assert list(loss.get_ydata()) == [1.0, 0.5, 0.25, 0.1]
     assert loss.get_label() == "Training loss (1 = 2)"

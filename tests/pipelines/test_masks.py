@@ -14,7 +14,7 @@ from hybrid.deep.segmentation.segmenter import load_segmenter
 from hybrid.errors import HybridError, InputError, LeakageError
 from hybrid.images import read_mask, to_array
 from hybrid.pipelines.cli import main
-from hybrid.pipelines.evaluate_masks import evaluate_masks
+from hybrid.pipelines.evaluate_masks import evaluate_masks, overlay_slices
 from hybrid.pipelines.segment import segment_cohort
 from hybrid.pipelines.train import make_folds, train_segmenter
 from hybrid.tables import MASK_COLUMNS
@@ -313,3 +313,19 @@ def test_training_works_with_spawned_workers(tmp_path):
     )
     assert load_segmenter(model).plan.width == 8
     assert sys.modules["torch"]
+
+
+def test_overlay_shows_the_slice_with_most_of_the_wanted_label(tmp_path):
+    cohort = Cohort.from_csv(write_cohort(tmp_path, count=1, test=1))
+    case = cohort[0]
+    reference = sitk.ReadImage(str(case.mask))
+    values = to_array(reference).copy()
+    values[3, 5:7, 5:7] = 9
+    changed = sitk.GetImageFromArray(values)
+    changed.CopyInformation(reference)
+    sitk.WriteImage(changed, str(case.mask))
+    folder = Path(case.mask).parent
+    shown = overlay_slices(cohort, folder, {"Worst": case.case_id}, labels=[9])[0]
+    assert (shown["reference"] == 9).sum() == 4
+    usual = overlay_slices(cohort, folder, {"Worst": case.case_id}, labels=[7])[0]
+    assert (usual["reference"] > 0).sum() == (values > 0).sum(axis=(1, 2)).max()
