@@ -231,6 +231,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="cascade folder; without it only the export is compared")
     parser.add_argument("--peers", help="folder of the virtual environment with nnU-Net (default: temporary)")
+    parser.add_argument("--no-export", action="store_true", help="only the cascade; needs --model and no peers")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -238,7 +239,8 @@ def main():
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        compare_exports(folder, options.peers or folder / "peers")
+        if not options.no_export:
+            compare_exports(folder, options.peers or folder / "peers")
         if options.model:
             compare_cascade(folder, options.model)
 
