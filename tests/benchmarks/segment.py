@@ -210,7 +210,7 @@ def compare_cascade(folder, model):
         report(f"hybrid cascade, {engine} ({ours['run']} of {ours['windows']} windows)", ours)
         print(
             f"  {whole['cpu_s'] / ours['cpu_s']:.1f} times less CPU time, "
-            f"{whole['peak_mib'] / ours['peak_mib']:.1f} times less memory;\n"
+            f"{whole['peak_mib'] / max(ours['peak_mib'], 1):.1f} times less memory (at least 1 MiB is counted);\n"
             f"  {different} of {int(inside.sum())} voxels in the region of interest differ, "
             f"{int((expected[inside] > 0).sum())} of them are foreground"
         )
