@@ -524,11 +524,11 @@ class SliceReport:
             ),
         ]
         if self.smoothing:
+            slices = "one slice" if self.smoothing == 1 else f"{self.smoothing} slices"
             parts.append((
                 "Neighbours",
-                f"Probabilities are weighted means over up to {self.smoothing} slices of the scan on either side, the "
-                "weights falling along a line; slices.csv also holds those of each slice alone. Maps are of the slice "
-                "alone.",
+                f"Probabilities are weighted means over up to {slices} of the scan on either side, the weights falling "
+                "along a line; slices.csv also holds those of each slice alone. Maps are of the slice alone.",
             ))  # fmt: skip
         if self.is_labelled:
             parts.append((

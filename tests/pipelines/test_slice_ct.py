@@ -229,7 +229,7 @@ def test_smoothing_goes_with_the_model_and_leaves_the_own_probability(study, coh
     assert found["probability"].iloc[1] == pytest.approx((own[1] + (own[0] + own[2]) / 2) / 2)
     assert found["y_prob_bleed"].to_numpy() == pytest.approx(found["probability"].to_numpy())
     assert (found["threshold"] == point.threshold).all()
-    assert "up to 1 slices of the scan" in (tmp_path / "smooth" / "report.html").read_text(encoding="utf-8")
+    assert "up to one slice of the scan" in (tmp_path / "smooth" / "report.html").read_text(encoding="utf-8")
     # The same arithmetic on the tuning slices: ids end in the slice number.
     tuned = read_predictions(tmp_path / "model" / "predictions.csv")
     tuned = tuned[tuned["split"] == "tuning"]

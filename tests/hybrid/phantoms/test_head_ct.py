@@ -5,6 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from hybrid import InputError
 from hybrid.images import read_image, to_array
+from hybrid.phantoms import head_ct
 from hybrid.phantoms.head_ct import (
     KINDS,
     LABELS,
@@ -49,6 +50,18 @@ def test_a_slice_is_labelled_by_the_area_of_its_findings(cohort):
         assert row["label"] == LABELS[int(found >= MIN_AREA_MM2)]
     assert 0.2 < (slices["label"] == LABELS[1]).mean() < 0.6
     assert set(slices["kind"].dropna()) <= set(KINDS)
+
+
+def test_blood_that_a_slice_averages_with_bone_is_in_no_mask(monkeypatch):
+    def densest():
+        patient = simulate_head_ct_patient(3, slices=24, size=64, seed=0)
+        values, mask = to_array(patient.image), to_array(patient.mask)
+        marked = (mask > 0) & (mask != KINDS["calcification"])
+        return max(np.median(v[m]) for v, m in zip(values, marked, strict=True) if m.sum() > 3)
+
+    assert densest() < 110
+    monkeypatch.setattr(head_ct, "HIDDEN_HU", np.inf)
+    assert densest() > 150
 
 
 def test_tissues_have_their_hounsfield_values():
