@@ -304,7 +304,11 @@ class ComBat(TransformerMixin, BaseEstimator):
 
     def _expected(self, covariates: FloatArray) -> FloatArray:
         """Compute what a row would be without its batch, shape (n, n_features)."""
-        return self.mean_ + covariates @ self._slopes
+        # One covariate after the other: a matrix product may round a row alone otherwise than among others.
+        expected = np.repeat(self.mean_[None], len(covariates), axis=0)
+        for column, slopes in zip(covariates.T, self._slopes, strict=True):
+            expected = expected + column[:, None] * slopes
+        return expected
 
     def _shrink(self, standardised: FloatArray, codes: NDArray[np.intp]) -> None:
         """Empirical Bayes estimates of every batch (Johnson 2007, section 3.2)."""
