@@ -79,7 +79,7 @@ def test_second_run_in_two_processes_gives_the_same_bytes(folder, finished):
     assert tables_of(folder / "again") == tables_of(finished)
 
 
-@pytest.mark.parametrize("seconds", [4.0, 9.0])
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(9.0, marks=pytest.mark.slow)])
 def test_run_killed_at_any_moment_ends_in_the_same_tables(folder, finished, tmp_path, seconds):
     words = [sys.executable, "-m", "hybrid.pipelines.cli", "run", str(folder / "study.yaml"), "--out", str(tmp_path)]
     process = subprocess.Popen([*words, "--jobs", "2", "--quiet"], start_new_session=True)

@@ -105,6 +105,7 @@ def test_features_of_both_masks_agree_for_balls_and_a_missed_lesion_is_listed(tm
     assert joined.loc["c1", f"{VOLUME}__repeat"] == both.predicted.loc["c1", VOLUME]
 
 
+@pytest.mark.slow
 def test_a_feature_that_does_not_agree_stays_out_of_every_model(tmp_path):
     features, cohort = table_and_cohort(signal=3.0)
     rng = np.random.default_rng(5)
