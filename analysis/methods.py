@@ -226,6 +226,12 @@ def _features(settings: Mapping[str, Any], record: Mapping[str, Any], cite: Cita
     images = settings.get("images") or {}
     presets = {name: image.get("handcrafted") for name, image in images.items() if isinstance(image, Mapping)}
     parts = []
+    if check := settings.get("sequences"):
+        expected = joined([f"{sequence} for {name}" for name, sequence in check["expected"].items()])
+        parts.append(
+            f"A classifier of pixels and geometry (model {check['model']}) checked before anything else that every "
+            f"image was the expected sequence: {expected}."
+        )
     if ready := settings.get("features"):
         parts.append(
             f"Features were read from a ready table ({ready['table']}, {record.get('n_features', 'all')} columns); how "

@@ -67,6 +67,17 @@ class FeatureTableConfig(_Strict):
     """Columns, or shell patterns, that are no features."""
 
 
+class SequenceCheck(_Strict):
+    """Which sequence each image must be; a study with another one is refused before any feature is extracted."""
+
+    model: str
+    """Folder of a classifier of volumes (``hybrid train --task classification``); relative to the study file."""
+    expected: dict[str, str] = Field(min_length=1)
+    """Image name to class, for example ``{t2: T2, adc: ADC}``."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """Below this confidence a wrong answer is a warning; by default the threshold of the model."""
+
+
 class StudyConfig(_Strict):
     """Everything that defines a study; unknown keys are errors."""
 
@@ -75,6 +86,8 @@ class StudyConfig(_Strict):
     features: FeatureTableConfig | None = None
     """A ready feature table in place of ``images`` and ``encoder``; its path alone is enough."""
     images: dict[str, ImageConfig] = Field(default_factory=lambda: {"image": ImageConfig(handcrafted="ct")})
+    sequences: SequenceCheck | None = None
+    """Refuse images of another sequence, found by their pixels."""
     encoder: str | None = "bundled"
     infold_encoder: dict[str, Any] | None = None
     """Arguments of :class:`hybrid.deep.OutcomeEncoder`, trained inside each fold, for the feature sets ``deep_infold``
@@ -168,7 +181,19 @@ class StudyConfig(_Strict):
         if features is not None:
             path = _located(features.table, folder, source, "name the table by its path")
             features = features.model_copy(update={"table": str(path)})
-        return config.model_copy(update={"cohort": cohort, "features": features, "images": images, "encoder": encoder})
+        sequences = config.sequences
+        if sequences is not None:
+            path = _located(sequences.model, folder, source, "name the folder by its path")
+            sequences = sequences.model_copy(update={"model": str(path)})
+        return config.model_copy(
+            update={
+                "cohort": cohort,
+                "features": features,
+                "images": images,
+                "encoder": encoder,
+                "sequences": sequences,
+            }
+        )
 
     def to_yaml(self, path: str | Path) -> Path:
         """Write every setting, defaults included."""
@@ -182,6 +207,8 @@ class StudyConfig(_Strict):
         values["cohort"]["file"] = Path(values["cohort"]["file"]).name
         if values["features"] is not None:
             values["features"]["table"] = Path(values["features"]["table"]).name
+        if values["sequences"] is not None:
+            values["sequences"]["model"] = Path(values["sequences"]["model"]).name
         return digest(values)
 
 
@@ -211,6 +238,8 @@ def _explain(error: ValidationError, source: str | Path | None) -> InputError:
             model = ImageConfig
         elif first["loc"][0] == "features":
             model = FeatureTableConfig
+        elif first["loc"][0] == "sequences":
+            model = SequenceCheck
         return unknown_name("setting", first["loc"][-1], model.model_fields, path=source)
     found = "" if first["type"] == "missing" else f" Found {first['input']!r}."
     return InputError(f"Setting {place!r}: {first['msg']}.{found}", advice="Correct the study file.", path=source)

@@ -133,4 +133,5 @@ def meaningful_columns(config: StudyConfig) -> set[str]:
     """Columns that the study file gives a meaning other than feature, named as in the file."""
     renamed: dict[str, Any] = config.cohort.columns
     batch = [config.harmonise] if config.harmonise not in (None, "site") else []
-    return {*renamed.values(), *(renamed.get(name, name) for name in (*config.covariates, *batch))}
+    images = [] if config.sequences is None else [f"image_{name}" for name in config.sequences.expected]
+    return {*renamed.values(), *(renamed.get(name, name) for name in (*config.covariates, *batch, *images))}

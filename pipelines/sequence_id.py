@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 STAGE: Final = "sequence-id"
 SERIES: Final = "series.csv"
+CHECKED: Final = "sequence_check.csv"
 REPORT: Final = "report.html"
 
 SERIES_COLUMNS: Final = (
@@ -351,7 +352,8 @@ def require_sequence(
         Class that every image of a name must have: ``{"t2": "T2", "adc": "ADC"}``; a cohort with the plain column
         ``image`` has the name ``"image"``. Cases without such an image are not looked at.
     out : path-like, optional
-        Folder of a cache and of ``failures.csv``; default: nothing is written.
+        Folder of a cache, ``sequence_check.csv`` (the returned table, written before anything is refused) and
+        ``failures.csv``; default: nothing is written.
     threshold : float, optional
         Below this confidence a wrong answer is a warning, not a refusal; default: the one of the model.
     n_jobs, backend, progress
@@ -382,6 +384,8 @@ def require_sequence(
     table = _identify(items, Path(model), classifier, threshold, where, options)
     table["expected"] = table["image"].map(dict(expected))
     table["verdict"] = [_verdict(row) for row in table.to_dict("records")]
+    if where is not None:
+        write_csv(table, where / CHECKED)
     _refuse_wrong(table, items)
     for row in table[table["verdict"] != AS_EXPECTED].to_dict("records"):
         logger.warning("Case %s, image %s: %s %s", row["case_id"], row["image"], row["verdict"], row["note"])

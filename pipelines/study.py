@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from hybrid.errors import InputError, unknown_name
 from hybrid.fold_options import fold_facts
 from hybrid.handcrafted import PRESETS, describe_preset, load_settings
 from hybrid.provenance import code_version, digest, versions
-from hybrid.tables import SELECTED
+from hybrid.tables import PROBLEM_COLUMNS, SELECTED
 
 from .config import StudyConfig, load_cohort
 from .evaluate import cross_validate, permutation_null
@@ -34,6 +35,9 @@ from .ready_features import feature_columns_of, meaningful_columns, read_ready_f
 from .study_table import prepare_batches, prepare_table
 
 logger = logging.getLogger(__name__)
+
+SEQUENCE_MODEL: Final = "sequence_model"
+"""Beside a frozen model: the classifier that checks the images of new patients, where the study has one."""
 
 INTERNAL_FILE: Final = "internal_performance.csv"
 """Beside a frozen model: what cross-validation on its own patients measured."""
@@ -73,7 +77,7 @@ def run_study(
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
     cohort = study_cohort(config)
     _check_images(config, cohort)
-    problems = cohort.check(progress=progress)
+    problems = pd.concat([cohort.check(progress=progress), study_sequences(config, cohort, out, work)])
     write_csv(problems, out / "problems.csv")
     features = study_features(config, cohort, out, work)
     design = study_design(config, cohort, features)
@@ -136,6 +140,29 @@ def _check_images(config: StudyConfig, cohort: Cohort) -> None:
     for name in config.images:
         if name not in cohort.image_names:
             raise unknown_name("image", name, cohort.image_names, path=config.cohort.file)
+
+
+def study_sequences(config: StudyConfig, cohort: Cohort, out: Path, work: dict[str, Any]) -> pd.DataFrame:
+    """Refuse images of another sequence than the study names; what could not be decided comes back as problems."""
+    if config.sequences is None:
+        return pd.DataFrame(columns=list(PROBLEM_COLUMNS))
+    from .sequence_id import AS_EXPECTED, require_sequence
+
+    check = config.sequences
+    table = require_sequence(cohort, check.model, check.expected, out=out, threshold=check.threshold, **work)
+    doubtful = table[table["verdict"] != AS_EXPECTED]
+    rows = [
+        (row["case_id"], "warning", f"Image {row['image']}: expected {row['expected']}; {_opinion(row)}.",
+         "Look at the image; it stays in the study.")
+        for row in doubtful.to_dict("records")
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
+
+
+def _opinion(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["confidence"]):
+        return f"the sequence could not be told ({row['note']})"
+    return f"the pixels say {row['class']} with a confidence of {row['confidence']:.2f} only"
 
 
 def study_features(config: StudyConfig, cohort: Cohort, out: Path, work: dict[str, Any]) -> pd.DataFrame:
@@ -322,6 +349,7 @@ def fit_study(
     cohort = study_cohort(config)
     _check_images(config, cohort)
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    study_sequences(config, cohort, out / "work", work)
     features = study_features(config, cohort, out / "work", work)
     settings = _evaluation_settings(config)
     sets = settings.pop("feature_sets")
@@ -330,7 +358,7 @@ def fit_study(
         raise unknown_name("feature set", name, sets)
     model = fit_model(features, cohort, feature_set={name: sets[name]}, **settings)
     replace(model, card=model.card | {"extraction": extraction_digests(config, cohort)}).save(out)
-    _portable(config).to_yaml(out / "study.yaml")
+    _portable(_with_sequence_model(config, out)).to_yaml(out / "study.yaml")
     if is_estimated:
         predictions = cross_validate(
             features, cohort, feature_sets={name: sets[name]}, repeats=config.repeats, baselines=(), out=out / "work",
@@ -339,6 +367,16 @@ def fit_study(
         chosen = predictions[predictions["classifier"] == SELECTED]
         write_csv(measure_validation(chosen, n_bootstrap=config.bootstraps, seed=config.seed), out / INTERNAL_FILE)
     return out
+
+
+def _with_sequence_model(config: StudyConfig, out: Path) -> StudyConfig:
+    """Copy the classifier that checks sequences beside the frozen model, so that new patients meet the same check."""
+    if config.sequences is None:
+        return config
+    shutil.copytree(config.sequences.model, out / SEQUENCE_MODEL, dirs_exist_ok=True)
+    return config.model_copy(
+        update={"sequences": config.sequences.model_copy(update={"model": str(out / SEQUENCE_MODEL)})}
+    )
 
 
 def _portable(config: StudyConfig) -> StudyConfig:
@@ -351,7 +389,8 @@ def _portable(config: StudyConfig) -> StudyConfig:
     }
     cohort = config.cohort.model_copy(update={"file": Path(config.cohort.file).name})
     features = config.features and config.features.model_copy(update={"table": Path(config.features.table).name})
-    return config.model_copy(update={"images": images, "cohort": cohort, "features": features})
+    sequences = config.sequences and config.sequences.model_copy(update={"model": Path(config.sequences.model).name})
+    return config.model_copy(update={"images": images, "cohort": cohort, "features": features, "sequences": sequences})
 
 
 def validate_study(
@@ -409,6 +448,7 @@ def validate_study(
                 path=model_folder,
             )
     work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    problems = study_sequences(config, cohort, out, work)
     table = study_features(config, cohort, out, work)
     predictions = validate_model(model, table, cohort)
     write_csv(predictions, out / "predictions.csv")
@@ -417,7 +457,7 @@ def validate_study(
     write_json(record, out / "run_record.json")
     internal = Path(model_folder) / INTERNAL_FILE
     report = Report(
-        cohort, table, predictions, None, metrics=metrics, failures=pd.DataFrame(table.attrs["failures"]),
+        cohort, table, predictions, None, metrics=metrics, problems=problems, failures=pd.DataFrame(table.attrs["failures"]),
         run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
         internal=pd.read_csv(internal) if internal.is_file() else None,
         development=None if development is None else trained_on(model.card, development),
