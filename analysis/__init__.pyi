@@ -7,6 +7,7 @@ from .auc_inference import (
     pilot_difference_sample_size,
     sample_size_auc,
     sample_size_auc_difference,
+    unpaired_delong_from_summary,
     unpaired_delong_test,
 )
 from .calibration import (
@@ -64,6 +65,7 @@ from .multiplicity import adjust
 from .overlap import bland_altman, gap_by_training_size, generalisation_gap, summarise_overlap
 from .partial_auc import partial_auc, partial_auc_difference, partial_auc_intervals
 from .per_class import choose_abstention, confusion_table, coverage_table, per_class_table, per_group_table
+from .planning_part import plan_next_study
 from .plots import calibration_curves, plot_auc, plot_calibration, plot_forest, plot_probabilities, plot_roc, roc_curves
 from .reliability import concordance, icc, selection_stability, stack_raters, univariate_screening
 from .report import Report
@@ -72,6 +74,7 @@ from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_pai
 from .sample_size import sample_size_binary, sample_size_continuous, sample_size_survival, sample_size_verdict
 from .sequence_report import SequenceReport
 from .shortcut_audit import audit_shortcuts
+from .site_part import compare_sites
 from .slice_report import SliceReport
 from .small_sample_report import SmallSampleReport
 from .survival import (
@@ -100,7 +103,7 @@ from .usefulness import (
     reclassification,
     reclassification_table,
 )
-from .validation import compare_validation, measure_validation
+from .validation import compare_validation, compare_validation_auc, measure_validation
 
 __all__ = [
     "CONVENTIONS",
@@ -145,10 +148,12 @@ __all__ = [
     "compare_calls",
     "compare_family",
     "compare_models",
+    "compare_sites",
     "compare_reclassification",
     "compare_survival",
     "compare_survival_validation",
     "compare_validation",
+    "compare_validation_auc",
     "concordance",
     "concordance_difference",
     "concordance_index",
@@ -206,6 +211,7 @@ __all__ = [
     "per_group_table",
     "pilot_difference_power",
     "pilot_difference_sample_size",
+    "plan_next_study",
     "plot_auc",
     "plot_bland_altman",
     "plot_calibration",
@@ -252,6 +258,7 @@ __all__ = [
     "survival_auc",
     "univariate_screening",
     "uno_concordance",
+    "unpaired_delong_from_summary",
     "unpaired_delong_test",
     "write_checklists",
     "write_kits_csv",

@@ -230,27 +230,68 @@ def unpaired_delong_test(
     InputError
         For an unknown alternative; see also :func:`hybrid.analysis.roc.delong_covariance`.
     """
-    _check_alternative(alternative)
-    check_level(level)
-    areas, shares, sizes = [], [], []
+    groups = []
     for y, score in ((y1, s1), (y2, s2)):
         positive, values = check_one_score(y, score)
         area, covariance = delong_covariance(positive, values)
-        areas.append(float(area[0]))
-        shares.append(float(covariance[0, 0]))
-        sizes.append(positive.size)
-    difference = areas[0] - areas[1]
-    variance = sum(shares)
+        groups.append((float(area[0]), float(covariance[0, 0]), positive.size))
+    return unpaired_delong_from_summary(*groups[0], *groups[1], alternative=alternative, level=level)
+
+
+def unpaired_delong_from_summary(
+    auc_1: float,
+    variance_1: float,
+    n_1: int,
+    auc_2: float,
+    variance_2: float,
+    n_2: int,
+    *,
+    alternative: Literal["two-sided", "greater", "less"] = "two-sided",
+    level: float = 0.95,
+) -> UnpairedDelongTest:
+    """Compare two AUCs of different patients from their DeLong variances, when the patients cannot be handed over.
+
+    Parameters
+    ----------
+    auc_1, auc_2 : float
+        Areas.
+    variance_1, variance_2 : float
+        DeLong's variance of each, see :func:`hybrid.analysis.roc.delong_covariance`.
+    n_1, n_2 : int
+        Patients of each group, two or more.
+    alternative, level
+        See :func:`unpaired_delong_test`.
+
+    Returns
+    -------
+    UnpairedDelongTest
+        What :func:`unpaired_delong_test` gives for these patients.
+
+    Raises
+    ------
+    InputError
+        For an unknown alternative, a missing or negative variance, or fewer than two patients.
+    """
+    _check_alternative(alternative)
+    check_level(level)
+    if not (min(variance_1, variance_2) >= 0.0 and min(n_1, n_2) >= 2):
+        raise InputError(
+            f"Each AUC needs a variance and two patients or more; found variances {variance_1} and {variance_2} of "
+            f"{n_1} and {n_2} patients.",
+            advice="Use DeLong's variance, which needs two patients of each class.",
+        )
+    difference, variance = auc_1 - auc_2, variance_1 + variance_2
     if variance <= 0.0:
-        return _test_without_variance(areas[0], areas[1], alternative)
+        return _test_without_variance(auc_1, auc_2, alternative)
     # Shares of the variance first: squares of tiny variances would underflow.
-    df = 1 / sum((share / variance) ** 2 / (size - 1) for share, size in zip(shares, sizes, strict=True))
+    shares = ((variance_1, n_1), (variance_2, n_2))
+    df = 1 / sum((share / variance) ** 2 / (size - 1) for share, size in shares)
     statistic = difference / np.sqrt(variance)
     half = float(stats.t.ppf(0.5 + level / 2, df)) * np.sqrt(variance)
     tail = {"two-sided": abs(statistic), "greater": statistic, "less": -statistic}[alternative]
     p = float(stats.t.sf(tail, df)) * (2 if alternative == "two-sided" else 1)
     return UnpairedDelongTest(
-        areas[0], areas[1], difference, max(-1.0, float(difference - half)), min(1.0, float(difference + half)),
+        auc_1, auc_2, difference, max(-1.0, float(difference - half)), min(1.0, float(difference + half)),
         float(statistic), float(df), p, alternative=alternative,
     )  # fmt: skip
 

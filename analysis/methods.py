@@ -135,9 +135,37 @@ def further_tests_text(tables: Mapping[str, pd.DataFrame]) -> str:
         )
     if (moved := tables.get("reclassification")) is not None and len(moved):
         parts.append("NRI and IDI of the declared pairs (doi:10.1002/sim.4085), to be read with caution")
-    parts += _detail_texts(tables)
+    parts += [*_new_patients_texts(tables), *_detail_texts(tables)]
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _new_patients_texts(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Sentences on other centres, refits and the next study."""
+    parts = []
+    if "auc_by_site" in tables:
+        parts.append("centres were compared by unpaired DeLong tests, each against all others, Holm over the tests")
+    if "validation_auc" in tables:
+        parts.append("internal and external AUC were compared by the unpaired DeLong test (doi:10.2307/2531595)")
+    if "repeated_cv" in tables:
+        parts.append(
+            "the AUC over test folds has a variance that allows for overlapping training sets "
+            "(doi:10.1023/A:1024068626366)"
+        )
+    if "permutation_test" in tables:
+        parts.append("the first repeat was compared with shuffled outcomes (doi:10.2202/1544-6115.1585)")
+    if "resampled" in tables:
+        parts.append(
+            "one declared pipeline was refitted on bootstrap samples for out-of-bag, .632 and .632+ estimates "
+            "(doi:10.1080/01621459.1997.10474007) and for its optimism "
+            "(doi:10.1002/(SICI)1097-0258(19960229)15:4<361::AID-SIM168>3.0.CO;2-4)"
+        )
+    if "next_study" in tables:
+        parts.append(
+            "patients for the next study were computed for differences of the AUC that were fixed beforehand "
+            "(doi:10.1002/(SICI)1097-0258(19970715)16:13<1529::AID-SIM565>3.0.CO;2-H)"
+        )
+    return parts
 
 
 def _detail_texts(tables: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hybrid.errors import InputError
 
@@ -23,8 +23,8 @@ from .usefulness import RECLASSIFICATION_COLUMNS, compare_reclassification
 
 AGREEMENT_COLUMNS: Final = (
     "model_a", "model_b", "feature_set_a", "classifier_a", "feature_set_b", "classifier_b", "n_patients", "accuracy_a",
-    "accuracy_b", "difference", "lower", "upper", "only_a_right", "only_b_right", "p_mid_p", "p_exact", "p_holm",
-    "n_comparisons", "kappa", "kappa_lower", "kappa_upper", "method",
+    "accuracy_b", "difference", "lower", "upper", "only_a_right", "only_b_right", "p_mid_p", "p_exact",
+    "p_corrected", "p_holm", "n_comparisons", "kappa", "kappa_lower", "kappa_upper", "method",
 )  # fmt: skip
 """Columns of the table that :func:`compare_calls` returns."""
 
@@ -111,7 +111,8 @@ def _pair_row(panel: Panel, pair: Sequence[Model], level: float) -> dict[str, An
         "accuracy_a": mid_p.proportion_1, "accuracy_b": mid_p.proportion_2, "difference": mid_p.difference,
         "lower": mid_p.lower, "upper": mid_p.upper, "only_a_right": mid_p.only_first,
         "only_b_right": mid_p.only_second, "p_mid_p": mid_p.p,
-        "p_exact": mcnemar_predictions(y, first, second, method="exact").p, "kappa": kappa.kappa,
+        "p_exact": mcnemar_predictions(y, first, second, method="exact").p,
+        "p_corrected": mcnemar_predictions(y, first, second, method="corrected").p, "kappa": kappa.kappa,
         "kappa_lower": kappa.lower, "kappa_upper": kappa.upper, "method": f"{mid_p.method}; {kappa.method}",
     }  # fmt: skip
 
@@ -151,6 +152,7 @@ def reclassify_pairs(
     predictions: pd.DataFrame,
     pairs: Sequence[tuple[Model, Model]],
     *,
+    cutoffs: ArrayLike | None = None,
     n_bootstrap: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -160,7 +162,7 @@ def reclassify_pairs(
 
     Parameters
     ----------
-    predictions, n_bootstrap, seed, level, split
+    predictions, cutoffs, n_bootstrap, seed, level, split
         See :func:`hybrid.analysis.compare_reclassification`.
     pairs : sequence of (model, model)
         Reference and new model.
@@ -179,7 +181,7 @@ def reclassify_pairs(
     tables = []
     for reference, new in pairs:
         table = compare_reclassification(
-            predictions, reference, new, n_bootstrap=n_bootstrap, seed=seed, level=level, split=split
+            predictions, reference, new, cutoffs=cutoffs, n_bootstrap=n_bootstrap, seed=seed, level=level, split=split
         )
         is_same = reference[1] == new[1]
         table.insert(0, "model_reference", reference[0] if is_same else label(reference))

@@ -19,7 +19,7 @@ from hybrid.tables import SELECTED, check_predictions
 
 from .compare import is_reference
 from .many_models import bayesian_correlated_t, corrected_resampled_t, friedman
-from .multiplicity import adjust
+from .multiplicity import Method, adjust
 from .panel import Model, Panel, label
 from .roc import auc
 
@@ -28,10 +28,13 @@ ROPE: Final = 0.02
 
 FAMILY_COLUMNS: Final = (
     "model_a", "model_b", "feature_set_a", "classifier_a", "feature_set_b", "classifier_b", "difference", "lower",
-    "upper", "t", "df", "p", "p_holm", "n_comparisons", "p_a_better", "p_equivalent", "p_b_better", "rope", "n_folds",
-    "n_folds_left_out", "n_train", "n_test", "method",
+    "upper", "t", "df", "p", "p_holm", "p_hochberg", "p_benjamini_hochberg", "n_comparisons", "p_a_better",
+    "p_equivalent", "p_b_better", "rope", "n_folds", "n_folds_left_out", "n_train", "n_test", "method",
 )  # fmt: skip
 """Columns of the table that :func:`compare_family` returns."""
+
+ADJUSTMENTS: Final[tuple[Method, ...]] = ("holm", "hochberg", "benjamini_hochberg")
+"""Adjustments of the whole family: two of the family-wise error, one of the false discovery rate."""
 
 FRIEDMAN_COLUMNS: Final = (
     "model", "feature_set", "classifier", "mean_rank", "mean_squared_error", "f", "df1", "df2", "p", "chi2", "p_chi2",
@@ -70,7 +73,7 @@ def compare_family(
     level: float = 0.95,
     split: str | None = None,
 ) -> pd.DataFrame:
-    """Compare pairs of models by the AUC of each test fold; Holm over all pairs.
+    """Compare pairs of models by the AUC of each test fold; Holm, Hochberg and Benjamini-Hochberg over all pairs.
 
     Parameters
     ----------
@@ -109,8 +112,9 @@ def compare_family(
     n_test = max(1, round(panel.n_patients / n_splits))
     sizes = {"n_train": panel.n_patients - n_test, "n_test": n_test}
     rows = [_family_row(areas, a, b, sizes, rope, level) for a, b in pairs]
-    found = pd.DataFrame(rows, columns=[name for name in FAMILY_COLUMNS if name not in ("p_holm", "n_comparisons")])
-    found["p_holm"] = adjust(found["p"].to_numpy(dtype=np.float64), "holm").p
+    found = pd.DataFrame(rows, columns=list(FAMILY_COLUMNS))
+    for method in ADJUSTMENTS:
+        found[f"p_{method}"] = adjust(found["p"].to_numpy(dtype=np.float64), method).p
     found["n_comparisons"] = len(found)
     return found[list(FAMILY_COLUMNS)]
 

@@ -16,6 +16,7 @@ from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_pred
 
 from . import plots
 from .calibration import calibration_metrics
+from .calibration_tests import calibration_tests, calibration_tests_view
 from .compare import MODEL, Comparison, add_null, choose_classifier, is_reference, summarise_null
 from .describe import SPLIT, describe_by_split, describe_cohort, describe_features
 from .detail_part import detail_tables
@@ -25,9 +26,11 @@ from .figures import Album, Picture, write_bytes
 from .methods import methods_sections
 from .metrics import confusion, evaluate_models
 from .pages import render
-from .panel import Panel
+from .panel import Model, Panel
 from .references import Citations
 from .report_parts import RANK_CAPTION, declared_pairs, part_tables, rank_figure, report_parts, validation_tables
+from .resampling_part import resampling_tables
+from .site_part import compare_sites, sites_of
 from .usefulness import decision_curve, plot_decision_curve
 from .views import (
     CALLS,
@@ -89,6 +92,10 @@ class Report:
         From :func:`hybrid.pipelines.explain_models`: what the models look at.
     relative_cost : float
         How many false positives are as bad as one missed case, for the cut-off by cost.
+    resampled : DataFrame, optional
+        From :func:`hybrid.pipelines.bootstrap_632` and :func:`hybrid.pipelines.optimism_bootstrap`, below each other.
+    risk_categories : sequence of float
+        Borders between categories of risk, declared beforehand, for the categorical NRI; none leave it out.
     run_record : mapping, optional
         What was run: ``settings``, ``versions``, digests. The methods paragraph is written from it.
     title : str
@@ -127,6 +134,8 @@ class Report:
         development: Any = None,
         explanations: pd.DataFrame | None = None,
         relative_cost: float = 1.0,
+        resampled: pd.DataFrame | None = None,
+        risk_categories: Sequence[float] = (),
         run_record: Mapping[str, Any] | None = None,
         title: str = "Model comparison",
         simulated: bool = False,
@@ -157,6 +166,7 @@ class Report:
         self.problems = _filled(problems, PROBLEM_COLUMNS)
         self.dictionary, self.design, self.internal = dictionary, design, internal
         self.explanations, self.relative_cost = explanations, relative_cost
+        self.resampled, self.risk_categories = resampled, tuple(risk_categories)
         self._tables: dict[str, pd.DataFrame] = {}
         self.metrics = metrics if metrics is not None else evaluate_models(
             self.predictions, n_bootstrap=self.n_bootstrap, seed=self.seed, split=self.panel.split
@@ -209,6 +219,7 @@ class Report:
             ),
             "calibration": plots.calibration_curves(self.predictions, level=self.level, **settings),
             "calibration_metrics": calibration_metrics(self.predictions, level=self.level, **settings),
+            "calibration_tests": calibration_tests(self.panel, drawn),
             "decision_curve": decision_curve(self.predictions, level=self.level, **settings),
             "excluded": self.excluded(),
             "problems": self.problems,
@@ -227,7 +238,12 @@ class Report:
         return (
             tables
             | validation_tables(self.internal, self.metrics, tables["calibration_metrics"])
-            | part_tables(self.predictions, self.panel, self.result, baselines=self.baselines, **self._drawing)
+            | self._by_site(drawn)
+            | part_tables(
+                self.predictions, self.panel, self.result, baselines=self.baselines,
+                risk_categories=self.risk_categories, **self._drawing,
+            )
+            | resampling_tables(self.predictions, drawn, self.null, self.resampled, level=self.level)
             | detail_tables(
                 self.predictions, self.panel, drawn, declared_pairs(self.result), relative_cost=self.relative_cost,
                 **self._drawing,
@@ -247,6 +263,11 @@ class Report:
         if SPLIT in cohort.columns and cohort[SPLIT].nunique() > 1:
             return {"cohort_by_split": describe_cohort(cohort, SPLIT, tests=True)}
         return {}
+
+    def _by_site(self, models: Sequence[Model]) -> dict[str, pd.DataFrame]:
+        """AUC by centre, where the cohort names centres and two of them are large enough."""
+        found = compare_sites(self.panel, sites_of(self.cohort), models, level=self.level)
+        return {"auc_by_site": found} if len(found) else {}
 
     def _descriptions(self, tables: Mapping[str, pd.DataFrame]) -> list[View]:
         """Table 1 by outcome and, where there are splits, by split."""
@@ -321,15 +342,20 @@ class Report:
             ),
             Section("All models", (), ranked, [pictures["probabilities"]]),
             Section(
-                "Calibration and usefulness", [("", DECISION_NOTE)], [calibration_view(tables["calibration_metrics"])],
+                "Calibration and usefulness", [("", DECISION_NOTE)], self._calibration_views(tables),
                 [pictures["calibration"], pictures["decision"]],
             ),
-            *(part.section for part in report_parts(tables, pictures, self.level)),
+            *(part.section for part in report_parts(tables, pictures, self.level, self.panel.split)),
             Section("Patients", (), [view for view in patients if view]),
             Section("Methods", [(f"{heading}.", text) for heading, text in methods]),
             Section("References", [(f"[{i}]", f"{text}. {url}") for i, text, url in cite.entries()]),
             Section("Run record", [(f"{label}:", value) for label, value in self._record_rows()]),
         ]  # fmt: skip
+
+    def _calibration_views(self, tables: Mapping[str, pd.DataFrame]) -> list[View]:
+        """Calibration of the drawn models, and its tests."""
+        tested = calibration_tests_view(tables["calibration_tests"])
+        return [calibration_view(tables["calibration_metrics"]), *([tested] if tested else [])]
 
     def _drawn_models(self) -> list[tuple[str, str]]:
         """Models of the figures: those compared, else those not meant as yardsticks; eight at most."""
@@ -418,9 +444,9 @@ class Report:
             descriptions=self._descriptions(tables),
             excluded=excluded_view(tables["excluded"]),
             design=design_view(self.design),
-            calibration=calibration_view(tables["calibration_metrics"]),
+            calibrations=self._calibration_views(tables),
             decision_note=DECISION_NOTE,
-            parts=report_parts(tables, pictures, self.level),
+            parts=report_parts(tables, pictures, self.level, self.panel.split),
             problems=problems_view(self.problems),
             features=features_view(tables.get("features_summary")),
             methods=methods,

@@ -21,9 +21,19 @@ from .many_models import nemenyi, plot_critical_difference
 from .model_agreement import compare_all_calls, compare_calls, reclassify_pairs
 from .model_family import compare_family, family_pairs, rank_models, squared_errors
 from .panel import Model, Panel
+from .planning_part import plan_next_study, planning_section
+from .resampling_part import resampling_section
+from .site_part import site_section
 from .usefulness import RECLASSIFICATION_CAUTION
-from .validation import compare_validation, join_measures
-from .views import agreement_view, family_view, ranks_view, reclassification_view, validation_view
+from .validation import compare_validation, compare_validation_auc, join_measures
+from .views import (
+    agreement_view,
+    family_view,
+    ranks_view,
+    reclassification_view,
+    validation_auc_view,
+    validation_view,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +47,8 @@ CONTENTS.update({
     "model_ranks": "Mean rank of every model over patients, with Friedman's test",
     "nemenyi": "Nemenyi's test: all pairs of models by their mean ranks",
     "reclassification": "NRI and IDI of the declared pairs, each with its two components",
+    "reclassification_categories": "NRI of the declared pairs over the declared risk categories",
+    "validation_auc": "Unpaired DeLong test of the external against the internal AUC of the frozen model",
 })  # fmt: skip
 
 MAX_RANKED: Final = 24
@@ -57,6 +69,7 @@ def part_tables(
     result: Comparison | None,
     *,
     baselines: Sequence[str],
+    risk_categories: Sequence[float] = (),
     n_bootstrap: int,
     seed: int,
     level: float,
@@ -73,6 +86,8 @@ def part_tables(
         The declared comparison, whose pairs are taken up.
     baselines : sequence of str
         Trivial feature sets.
+    risk_categories : sequence of float
+        Declared borders between categories of risk; none leave the categorical NRI out.
     n_bootstrap, seed, level
         See :func:`hybrid.analysis.evaluate_models`.
     """
@@ -89,10 +104,14 @@ def part_tables(
             tables["agreement_overall"] = compare_all_calls(predictions, models, split=split)
     tables |= _family_tables(predictions, panel, result, baselines, level)
     if has_classes and panel.select(models, common=True).by_patient() is not None:
-        tables["reclassification"] = reclassify_pairs(
-            predictions, pairs, n_bootstrap=min(n_bootstrap, 1000), seed=seed, level=level, split=split
-        )
-    return tables
+        options: dict[str, Any] = {"n_bootstrap": min(n_bootstrap, 1000), "seed": seed, "level": level, "split": split}
+        tables["reclassification"] = reclassify_pairs(predictions, pairs, **options)
+        if len(risk_categories):
+            tables["reclassification_categories"] = reclassify_pairs(
+                predictions, pairs, cutoffs=list(risk_categories), **options
+            )
+    tables["next_study"] = plan_next_study(panel, pairs[0], level=level)
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 def declared_pairs(result: Comparison | None) -> list[tuple[Model, Model]]:
@@ -137,7 +156,10 @@ def validation_tables(
     """
     if internal is None:
         return {}
-    return {"validation": compare_validation(internal, join_measures(metrics, calibration))}
+    tested = compare_validation_auc(internal, metrics)
+    return {"validation": compare_validation(internal, join_measures(metrics, calibration))} | (
+        {"validation_auc": tested} if len(tested) else {}
+    )
 
 
 def rank_figure(tables: Mapping[str, pd.DataFrame]) -> tuple[Any, float] | None:
@@ -157,32 +179,52 @@ RANK_CAPTION: Final = (
 )
 
 
-def report_parts(tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Picture], level: float) -> list[Part]:
-    """Build the parts from their tables, in the order of the page."""
-    parts = []
-    if "validation" in tables:
-        parts.append(
-            Part("validation", Section("Internal and external", [("", _VALIDATION)], [validation_view(tables)]))
-        )
-    if (details := detail_section(tables, level)) is not None:
-        parts.append(Part("details", details))
-    if "agreement" in tables:
-        parts.append(
-            Part("agreement", Section("Agreement of the models", [("", _AGREEMENT)], [agreement_view(tables, level)]))
-        )
+def report_parts(
+    tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Picture], level: float, split: str = "test"
+) -> list[Part]:
+    """Build the parts from their tables, in the order of the page; ``split`` is that of the predictions."""
+    found = {
+        "validation": _validation_section(tables),
+        "sites": site_section(tables, split),
+        "details": detail_section(tables, level),
+        "agreement": _agreement_section(tables, level),
+        "family": _family_section(tables, pictures, level),
+        "reclassification": _reclassification_section(tables, level),
+        "resampling": resampling_section(tables, level),
+        "explanation": explanation_section(tables, pictures, level),
+        "planning": planning_section(tables, level),
+    }
+    return [Part(anchor, section) for anchor, section in found.items() if section is not None]
+
+
+def _validation_section(tables: Mapping[str, pd.DataFrame]) -> Section | None:
+    if "validation" not in tables:
+        return None
+    tested = [validation_auc_view(tables["validation_auc"])] if "validation_auc" in tables else []
+    return Section("Internal and external", [("", _VALIDATION)], [validation_view(tables), *tested])
+
+
+def _agreement_section(tables: Mapping[str, pd.DataFrame], level: float) -> Section | None:
+    if "agreement" not in tables:
+        return None
+    return Section("Agreement of the models", [("", _AGREEMENT)], [agreement_view(tables, level)])
+
+
+def _family_section(
+    tables: Mapping[str, pd.DataFrame], pictures: Mapping[str, Picture], level: float
+) -> Section | None:
     views = [view for view in (family_view(tables, level), ranks_view(tables)) if view is not None]
-    if views:
-        figures = [pictures["ranks"]] if "ranks" in pictures else []
-        parts.append(Part("family", Section("All models as one family", [("", _FAMILY)], views, figures)))
-    if "reclassification" in tables:
-        caution = RECLASSIFICATION_CAUTION.removeprefix("Caution: ")
-        text = [("", _RECLASSIFICATION), ("Caution.", caution[0].upper() + caution[1:])]
-        parts.append(
-            Part("reclassification", Section("Reclassification", text, [reclassification_view(tables, level)]))
-        )
-    if (explained := explanation_section(tables, pictures, level)) is not None:
-        parts.append(Part("explanation", explained))
-    return parts
+    figures = [pictures["ranks"]] if "ranks" in pictures else []
+    return Section("All models as one family", [("", _FAMILY)], views, figures) if views else None
+
+
+def _reclassification_section(tables: Mapping[str, pd.DataFrame], level: float) -> Section | None:
+    if "reclassification" not in tables:
+        return None
+    caution = RECLASSIFICATION_CAUTION.removeprefix("Caution: ")
+    text = [("", _RECLASSIFICATION), ("Caution.", caution[0].upper() + caution[1:])]
+    names = [name for name in ("reclassification", "reclassification_categories") if name in tables]
+    return Section("Reclassification", text, [reclassification_view(tables[name], level) for name in names])
 
 
 _VALIDATION: Final = (

@@ -10,12 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from hybrid.errors import InputError
 from hybrid.tables import require_columns
 
+from .auc_inference import UnpairedDelongTest, unpaired_delong_from_summary
 from .calibration import calibration_metrics
-from .metrics import METRIC_COLUMNS, evaluate_models
+from .metrics import AVERAGED_AUC, METRIC_COLUMNS, evaluate_models
+from .roc import check_level
 
 SHOWN: Final = (
     "auc", "sensitivity", "specificity", "ppv", "npv", "balanced_accuracy", "brier", "scaled_brier", "slope",
@@ -29,6 +32,14 @@ VALIDATION_COLUMNS: Final = (
     "events_external", "method",
 )  # fmt: skip
 """Columns of the table that :func:`compare_validation` returns."""
+
+VALIDATION_AUC_COLUMNS: Final = (
+    "feature_set", "classifier", "auc_internal", "auc_external", "difference", "lower", "upper", "statistic", "df", "p",
+    "n_internal", "events_internal", "n_external", "events_external", "method",
+)  # fmt: skip
+"""Columns of the table that :func:`compare_validation_auc` returns."""
+
+NO_VARIANCE: Final = "not tested: an AUC of 0 or 1, or fewer than two patients of a class, has no usable variance"
 
 METHOD: Final = (
     "external minus internal; interval from the two intervals of independent samples (Zou and Donner 2008, "
@@ -139,3 +150,73 @@ def difference_interval(first: tuple[float, ...], second: tuple[float, ...]) -> 
     lower = difference - float(np.hypot(a - a_low, b_high - b))
     upper = difference + float(np.hypot(a_high - a, b - b_low))
     return lower, upper
+
+
+def compare_validation_auc(internal: pd.DataFrame, external: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+    """Test by unpaired DeLong whether the AUC in new patients differs from the internal one.
+
+    Parameters
+    ----------
+    internal, external : DataFrame
+        From :func:`measure_validation`, or from :func:`hybrid.analysis.evaluate_models` with the same ``level``. The
+        AUC of one averaged probability per patient is compared; its variance is read from its interval on the log-odds.
+    level : float
+        Confidence level of both tables, and of the difference.
+
+    Returns
+    -------
+    DataFrame
+        Columns :data:`VALIDATION_AUC_COLUMNS`, one row per model that both tables hold; ``difference`` is external
+        minus internal. See :func:`hybrid.analysis.unpaired_delong_test`. NaN, with the reason in ``method``, where an
+        AUC has no variance. Patients of cross-validation share training patients, which the variance ignores.
+
+    Raises
+    ------
+    InputError
+        When a column is missing.
+    """
+    check_level(level)
+    for table, name in ((internal, "internal performance"), (external, "external performance")):
+        require_columns(table, METRIC_COLUMNS, name)
+    keys = ["feature_set", "classifier"]
+    inside, outside = (table[table["metric"] == AVERAGED_AUC] for table in (internal, external))
+    rows = inside.merge(outside, on=keys, suffixes=("_i", "_e"))
+    return pd.DataFrame([_auc_row(row, level) for row in rows.to_dict("records")], columns=list(VALIDATION_AUC_COLUMNS))
+
+
+def _auc_row(row: dict[str, Any], level: float) -> tuple[Any, ...]:
+    inside, outside = (
+        tuple(float(row[f"{name}_{side}"]) for name in ("estimate", "lower", "upper")) for side in ("i", "e")
+    )
+    counts = (row["n_patients_i"], row["n_events_i"], row["n_patients_e"], row["n_events_e"])
+    variances = variance_of_interval(*outside, level=level), variance_of_interval(*inside, level=level)
+    names = (row["feature_set"], row["classifier"], inside[0], outside[0], outside[0] - inside[0])
+    if not np.isfinite(variances).all():
+        return (*names, *[np.nan] * 5, *counts, NO_VARIANCE)
+    test: UnpairedDelongTest = unpaired_delong_from_summary(
+        outside[0], variances[0], int(row["n_patients_e"]), inside[0], variances[1], int(row["n_patients_i"]),
+        level=level,
+    )  # fmt: skip
+    return (*names, test.lower, test.upper, test.statistic, test.df, test.p, *counts, test.method)
+
+
+def variance_of_interval(estimate: float, lower: float, upper: float, *, level: float = 0.95) -> float:
+    """Variance of an AUC from its DeLong interval on the log-odds.
+
+    Parameters
+    ----------
+    estimate, lower, upper : float
+        See :func:`hybrid.analysis.roc.delong_interval` with ``scale="logit"``.
+    level : float
+        Confidence level of the interval.
+
+    Returns
+    -------
+    float
+        Of the area; NaN for an area of 0 or 1, whose interval is another one, and without bounds.
+    """
+    if not (0.0 < lower <= estimate <= upper < 1.0):
+        return float("nan")
+    width = float(special.logit(upper) - special.logit(lower))
+    error = estimate * (1 - estimate) * width / (2 * float(special.ndtri(0.5 + level / 2)))
+    return float(error**2)

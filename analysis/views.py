@@ -249,10 +249,17 @@ def description_view(
     if with_smd:
         which = "the two groups" if len(groups) <= 3 else "those two groups that differ most"
         note += f" SMD: standardised mean difference between {which} (Austin 2009)."
-    if with_p and "test_name" in description.columns:
-        tests = [str(name) for name in dict.fromkeys(description["test_name"].dropna()) if str(name)]
+    tests = _test_names(description) if with_p else []
+    if tests:
         note += f" p: {'; '.join(tests)}; not adjusted for their number."
     return View(title, columns, rows, note, n_names=2)
+
+
+def _test_names(description: pd.DataFrame) -> list[str]:
+    """List the tests of a description in the order of their first use."""
+    if "test_name" not in description.columns:
+        return []
+    return [str(name) for name in dict.fromkeys(description["test_name"].dropna()) if str(name)]
 
 
 _BESIDE_GROUPS: Final = ("variable", "level", "missing", "smd", "test_name", "p")
@@ -316,7 +323,8 @@ DECISION_NOTE: Final = (
 """How to read decision curves."""
 
 CALIBRATION_NAMES: Final = {
-    "slope": "Slope", "calibration_in_the_large": "In the large", "scaled_brier": "Scaled Brier", "ici": "ICI",
+    "slope": "Slope", "intercept": "Intercept", "calibration_in_the_large": "In the large",
+    "scaled_brier": "Scaled Brier", "ici": "ICI", "e50": "E50", "e90": "E90",
 }  # fmt: skip
 
 
@@ -332,10 +340,11 @@ def calibration_view(metrics: pd.DataFrame) -> View:
         rows.append(Row([Cell(name), *(Cell(number(r["estimate"]), _below(r["lower"], r["upper"])) for r in chosen)]))
     smoother = next(iter(metrics.loc[metrics["metric"] == "ici", "smoother"]), "")
     note = (
-        "Slope: 1 is ideal, below 1 means that the probabilities are too extreme. In the large: 0 is ideal, above 0 "
-        "means that risks are too low on average. Scaled Brier: 1 perfect, 0 no better than the prevalence. ICI: mean "
-        f"distance between predicted and smoothed observed risk ({smoother}); too large in small cohorts. Means over "
-        "repeats."
+        "Slope: 1 is ideal, below 1 means that the probabilities are too extreme. Intercept: of the same line; 0 is "
+        "ideal. In the large: the intercept when the slope is held at 1; above 0 means that risks are too low on "
+        "average. Scaled Brier: 1 perfect, 0 no better than the prevalence. ICI: mean distance between predicted and "
+        f"smoothed observed risk ({smoother}); E50 and E90: its median and 90th percentile; all three are too large in "
+        "small cohorts (Austin and Steyerberg 2019, doi:10.1002/sim.8281). Means over repeats."
     )
     return View("Calibration", ["Model", *CALIBRATION_NAMES.values()], rows, note)
 
@@ -359,6 +368,24 @@ MEASURE_NAMES: Final = {
     "observed_expected_ratio": "Observed / expected events", "scaled_brier": "Scaled Brier", "ici": "ICI",
 }  # fmt: skip
 """Measures of discrimination, calls and calibration in words."""
+
+
+def validation_auc_view(table: pd.DataFrame) -> View:
+    """Build the table of the unpaired test of internal and external AUC."""
+    rows = []
+    for row in table.to_dict("records"):
+        difference = Cell(number(row["difference"]), _below(row["lower"], row["upper"]))
+        counts = (f"{int(row[f'n_{side}'])} ({int(row[f'events_{side}'])})" for side in _SIDES)
+        aucs = (Cell(number(row[f"auc_{side}"]), count) for side, count in zip(_SIDES, counts, strict=True))
+        name = " / ".join((str(row["feature_set"]), str(row["classifier"])))
+        rows.append(Row([Cell(name), *aucs, difference, Cell(p_value(row["p"]))]))
+    note = (
+        f"One probability per patient, averaged over repeats; below each AUC: patients (with the event). Difference: "
+        f"external minus internal. {table['method'].iloc[0]}; two-sided. It asks whether the AUC differs, not whether "
+        "the external one is good enough, and it ignores that cross-validated patients share training patients."
+    )
+    return View("AUC in new patients against the internal one", ["Model", "Internal", "External", "Difference", "p"],
+                rows, note)  # fmt: skip
 
 
 def validation_view(tables: Mapping[str, pd.DataFrame]) -> View:
@@ -398,18 +425,19 @@ def agreement_view(tables: Mapping[str, pd.DataFrame], level: float) -> View:
             Cell(f"{row['model_a']} and {row['model_b']}"), Cell(number(row["accuracy_a"])),
             Cell(number(row["accuracy_b"])), Cell(number(row["difference"]), _below(row["lower"], row["upper"])),
             Cell(f"{row['only_a_right']} / {row['only_b_right']}"), Cell(p_value(row["p_mid_p"])),
-            Cell(p_value(row["p_exact"])), Cell(p_value(row["p_holm"])),
+            Cell(p_value(row["p_exact"])), Cell(p_value(row["p_corrected"])), Cell(p_value(row["p_holm"])),
             Cell(number(row["kappa"]), _below(row["kappa_lower"], row["kappa_upper"])),
         ])
         for row in table.to_dict("records")
     ]  # fmt: skip
-    columns = ["A and B", "Accuracy A", "Accuracy B", "Difference", "Only A / B right", "Mid-p", "Exact p", "Holm p",
-               "Kappa"]  # fmt: skip
+    columns = ["A and B", "Accuracy A", "Accuracy B", "Difference", "Only A / B right", "Mid-p", "Exact p",
+               "Corrected p", "Holm p", "Kappa"]  # fmt: skip
     first = table.iloc[0]
     note = (
         f"{int(first['n_patients'])} patients, one call each (the majority of the repeats, each at the cut-off chosen "
         f"on training patients). Below: {percent(level)} intervals. {first['method']}. Difference: adjusted Wald "
-        "interval (Bonett and Price 2012, doi:10.3102/1076998611411915). Holm over "
+        "interval (Bonett and Price 2012, doi:10.3102/1076998611411915). Corrected: McNemar's chi-square with a "
+        "continuity correction, which is cautious. Holm over "
         f"{int(first['n_comparisons'])} comparison(s), mid-p. Kappa: agreement of the two models' calls beyond chance, "
         "1 is full agreement."
     )
@@ -442,16 +470,20 @@ def family_view(tables: Mapping[str, pd.DataFrame], level: float) -> View | None
             rows.append(
                 Row([Cell(f"{row['feature_set_a']} − {row['feature_set_b']}"),
                      Cell(number(row["difference"]), _below(row["lower"], row["upper"])), Cell(number(row["t"])),
-                     Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])), *map(Cell, shares)])
+                     *(Cell(p_value(row[name])) for name in ("p", "p_holm", "p_hochberg", "p_benjamini_hochberg")),
+                     *map(Cell, shares)])
             )  # fmt: skip
     first = table.iloc[0]
-    columns = ["A − B", "Difference of the AUC", "t", "p", "p, Holm", "A better", "Equivalent", "B better"]
+    columns = ["A − B", "Difference of the AUC", "t", "p", "p, Holm", "p, Hochberg", "p, BH", "A better", "Equivalent",
+               "B better"]  # fmt: skip
     methods = table["method"].dropna()
     note = (
         f"Mean over {int(first['n_folds'])} test folds (about {int(first['n_train'])} training and "
         f"{int(first['n_test'])} test patients; {int(first['n_folds_left_out'])} folds without both outcomes left "
         f"out), with a {percent(level)} interval. {methods.iloc[0] if len(methods) else 'No test is defined'}. Holm "
-        f"over the whole family of {int(first['n_comparisons'])} comparisons. Better, equivalent: posterior "
+        f"and Hochberg (1988, doi:10.1093/biomet/75.4.800) hold the chance of any false claim, BH (Benjamini and "
+        f"Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x) the share of false claims, all over the whole family "
+        f"of {int(first['n_comparisons'])} comparisons. Better, equivalent: posterior "
         f"probabilities; differences below {number(first['rope'])} count as equivalent. AUCs of small folds are "
         "coarse: the declared comparison above is the one to cite."
     )
@@ -478,24 +510,28 @@ def ranks_view(tables: Mapping[str, pd.DataFrame]) -> View | None:
     return View("Models ranked by the squared error of each patient", ["Model", "Mean rank", "Brier"], rows, note)
 
 
-def reclassification_view(tables: Mapping[str, pd.DataFrame], level: float) -> View:
-    """Build the table of NRI and IDI; without p-values, which are not valid."""
-    table = tables["reclassification"]
+def reclassification_view(table: pd.DataFrame, level: float) -> View:
+    """Build a table of NRI and IDI; without p-values, which are not valid."""
+    kind = str(table.loc[table["measure"] == "nri", "method"].iloc[0]).split(";")[0]
+    is_continuous = kind == "continuous"
+    shown = _RECLASSIFIED if is_continuous else {k: text for k, text in _RECLASSIFIED.items() if k.startswith("nri")}
     rows = []
     for (reference, new), part in table.groupby(["model_reference", "model_new"], sort=False):
         values = part.set_index("measure")
         cells = [
             Cell(number(values.loc[name, "estimate"]),
                  _below(values.loc[name, "bootstrap_lower"], values.loc[name, "bootstrap_upper"]))
-            for name in _RECLASSIFIED
+            for name in shown
         ]  # fmt: skip
         rows.append(Row([Cell(f"{reference} → {new}"), *cells]))
-    note = (
-        f"Continuous NRI (any change of the predicted risk counts; −2 to 2), {percent(level)} percentile bootstrap "
-        "intervals of patients. Pencina et al. 2008 (doi:10.1002/sim.2929) and 2011 (doi:10.1002/sim.4085)."
-    )
-    return View("Change of the predicted risk", ["Reference → new", *_RECLASSIFIED.values()], rows, note)
+    what = _CONTINUOUS if is_continuous else f"Categorical NRI: {kind}, declared beforehand (−2 to 2)"
+    source = "Pencina et al. 2008 (doi:10.1002/sim.2929) and 2011 (doi:10.1002/sim.4085)"
+    note = f"{what}; {percent(level)} percentile bootstrap intervals of patients. {source}."
+    caption = "Change of the predicted risk" if is_continuous else "Change of the risk category"
+    return View(caption, ["Reference → new", *shown.values()], rows, note)
 
+
+_CONTINUOUS: Final = "Continuous NRI (any change of the predicted risk counts; −2 to 2)"
 
 _RECLASSIFIED: Final = {
     "nri_events": "NRI, with event", "nri_nonevents": "NRI, without", "nri": "NRI, sum",
