@@ -28,7 +28,7 @@ KNOWN_SETTINGS: Final = frozenset({
     "title", "cohort", "images", "encoder", "infold_encoder", "outcome_name", "positive", "covariates", "feature_sets",
     "baselines", "classifiers", "contrast", "repeats", "folds", "inner_folds", "permutations", "bootstraps",
     "calibration", "selector", "harmonise", "unseen_batch", "imbalance", "seed", "simulated", "features",
-    "explained_repeats", "relative_cost",
+    "explained_repeats", "relative_cost", "risk_categories", "resamples", "sequences",
 })  # fmt: skip
 """Settings of a study under which the sentences on preprocessing below are true.
 

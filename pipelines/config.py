@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
@@ -114,6 +114,10 @@ class StudyConfig(_Strict):
     """Repeats whose models are explained (importance, Shapley values, stability of the choice); 0 for none."""
     relative_cost: float = Field(default=1.0, gt=0)
     """How many false positives are as bad as one missed case, for the cut-off by cost."""
+    risk_categories: list[float] = Field(default_factory=list)
+    """Borders between categories of risk that clinicians use, for the categorical NRI; none leave it out."""
+    resamples: int = Field(default=0, ge=0)
+    """Refits of the first declared feature set on bootstrap samples, for .632+ and optimism; 0 for none."""
     calibration: Literal["sigmoid"] | None = None
     selector: str | None = None
     """What chooses features inside each fold, by name (``mrmr_miq``, ``lasso``, ``boruta``, ...); by default the ten of
@@ -126,6 +130,13 @@ class StudyConfig(_Strict):
     """Whether classes are weighted inversely to their size in training."""
     seed: int = 0
     simulated: bool = False
+
+    @field_validator("risk_categories")
+    @classmethod
+    def _increasing(cls, borders: list[float]) -> list[float]:
+        if borders != sorted(set(borders)) or not all(0 < border < 1 for border in borders):
+            raise ValueError("borders of risk categories must increase and lie between 0 and 1, for example [0.1, 0.3]")
+        return borders
 
     @classmethod
     def from_yaml(cls, path: str | Path, *, cohort_file: str | Path | None = None) -> StudyConfig:

@@ -32,6 +32,7 @@ from .extract import extract_features, plan_parts
 from .files import read_header, write_csv, write_json
 from .models import fit_model, load_model, trained_on, validate_model
 from .ready_features import feature_columns_of, meaningful_columns, read_ready_features
+from .resample import DeclaredPipeline, bootstrap_632, optimism_bootstrap
 from .study_table import prepare_batches, prepare_table
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ def run_study(
     predictions = study_predictions(config, cohort, features, out, work)
     null = study_null(config, cohort, features, out, work)
     explanations = study_explanations(config, cohort, features, out, work)
+    resampled = study_resampling(config, cohort, features, out, work)
     metrics = evaluate_models(predictions, n_bootstrap=config.bootstraps, seed=config.seed)
     comparison = compare_models(
         predictions, contrast=config.contrast, null=null, n_bootstrap=config.bootstraps, seed=config.seed,
@@ -97,7 +99,7 @@ def run_study(
         cohort, features, predictions, comparison, metrics=metrics, null=null, problems=problems,
         failures=pd.DataFrame(features.attrs["failures"]), run_record=record, title=config.title,
         simulated=config.simulated, baselines=list(config.baselines), design=design, explanations=explanations,
-        relative_cost=config.relative_cost,
+        relative_cost=config.relative_cost, risk_categories=config.risk_categories, resampled=resampled,
     )  # fmt: skip
     return _write_report(report, out, record)
 
@@ -267,6 +269,30 @@ def study_explanations(
     explanations = explain_models(features, cohort, repeats=repeats, out=out, **settings, **work)
     write_csv(explanations, out / "explanations.csv")
     return explanations
+
+
+def study_resampling(
+    config: StudyConfig, cohort: Cohort, features: pd.DataFrame, out: Path, work: dict[str, Any]
+) -> pd.DataFrame | None:
+    """Refit the first declared feature set on bootstrap samples of patients; write ``tables/resampled.csv``."""
+    settings = _evaluation_settings(config)
+    sets = settings.pop("feature_sets")
+    declared = [name for pair in config.contrast for name in pair if name in sets]
+    name = next(iter([*declared, *sets]))
+    # An encoder that is trained on every bootstrap sample would cost hours.
+    if not config.resamples or (isinstance(sets[name], str) and "infold" in sets[name]):
+        return None
+    shared: dict[str, Any] = {"seed": settings.pop("seed"), "positive": settings.pop("positive"), **work}
+    pipeline = DeclaredPipeline(
+        feature_set={name: sets[name]}, **{key: value for key, value in settings.items() if key != "folds"}
+    )
+    tables = [
+        resample(features, cohort, pipeline, n_bootstrap=config.resamples, out=out, **shared)
+        for resample in (bootstrap_632, optimism_bootstrap)
+    ]
+    found = pd.concat(tables, ignore_index=True).drop_duplicates(["metric", "method"], ignore_index=True)
+    write_csv(found, out / "tables" / "resampled.csv")
+    return found
 
 
 def run_record(

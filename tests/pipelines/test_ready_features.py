@@ -29,6 +29,8 @@ STUDY = {
     "inner_folds": 2,
     "permutations": 0,
     "bootstraps": 200,
+    "resamples": 10,
+    "risk_categories": [0.3, 0.6],
 }
 
 
@@ -63,6 +65,10 @@ def test_a_study_runs_from_a_table_that_holds_features_and_outcome(folder):
     page = (folder / "run" / "report.html").read_text(encoding="utf-8")
     assert "Features were read from a ready table (table.csv, 3 columns)" in page
     assert "PyRadiomics (distribution" not in page
+    assert "Change of the risk category" in page
+    resampled = pd.read_csv(folder / "run" / "tables" / "resampled.csv").query("metric == 'auc'")
+    assert set(resampled["feature_set"]) == {"everything"}
+    assert resampled["method"].tolist() == ["resubstitution", "out_of_bag", "632", "632_plus", "optimism_corrected"]
     described = set(pd.read_csv(folder / "run" / "tables" / "cohort.csv")["variable"])
     assert "age" in described
     assert not any(name.startswith("T1-") for name in described)
@@ -84,6 +90,7 @@ def test_a_model_of_a_ready_table_is_validated_on_new_patients_only(folder, caps
     assert 0 < beside.loc[("age", "internal"), "p"] < 1
     page = (folder / "external" / "report.html").read_text(encoding="utf-8")
     assert "The patients by split" in page
+    assert "AUC in new patients against the internal one" in page
     assert run(folder, *words[:-3], new, "--out", str(folder / "none")) == 2
     assert "60 of the 60 patients that the model was fitted on are not in" in capsys.readouterr().err
     assert run(folder, "validate", model, new, "--out", str(folder / "none")) == 2
@@ -102,6 +109,8 @@ def config_with(tmp_path, **changes):
     [
         ({"images": {"image": {"handcrafted": "ct"}}}, "'features', a ready table, or 'images'"),
         ({"encoder": "bundled"}, "or 'encoder'"),
+        ({"risk_categories": [0.3, 0.1]}, "borders of risk categories must increase"),
+        ({"risk_categories": [0.3, 1.5]}, "lie between 0 and 1"),
         ({"features": {"tabel": "table.csv"}}, "Did you mean 'table'"),
         ({"features": {"table": "${NO_SUCH_FOLDER}/t.csv"}}, "NO_SUCH_FOLDER, which is not set"),
         ({"features": {"table": "table.csv", "prefix": "x_"}}, "'features.prefix'"),
