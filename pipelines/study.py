@@ -483,8 +483,9 @@ def validate_study(
     write_json(record, out / "run_record.json")
     internal = Path(model_folder) / INTERNAL_FILE
     report = Report(
-        cohort, table, predictions, None, metrics=metrics, problems=problems, failures=pd.DataFrame(table.attrs["failures"]),
-        run_record=record, title=f"External validation: {config.title}", simulated=config.simulated,
+        cohort, table, predictions, None, metrics=metrics, problems=problems,
+        failures=pd.DataFrame(table.attrs["failures"]), run_record=record,
+        title=f"External validation: {config.title}", simulated=config.simulated,
         internal=pd.read_csv(internal) if internal.is_file() else None,
         development=None if development is None else trained_on(model.card, development),
     )  # fmt: skip

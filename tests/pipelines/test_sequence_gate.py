@@ -127,5 +127,5 @@ def test_a_frozen_model_carries_the_check_to_new_patients(folder, tmp_path):
 def test_misspelt_settings_of_the_check_name_the_nearest(folder):
     with pytest.raises(InputError, match="'expected'"):
         study(folder, expectd={"t2": "T2"})
-    with pytest.raises(InputError, match="sequences.threshold"):
+    with pytest.raises(InputError, match=r"sequences\.threshold"):
         study(folder, threshold=2)
