@@ -19,6 +19,7 @@ from .conventions import CONVENTIONS
 from .detection import SIZE_EDGES_MM, classification_by_size, detection_table, froc, recall_by_diameter
 from .exports import Section
 from .figures import Album, Picture, write_bytes
+from .multiclass_part import multiclass_table, multiclass_view
 from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
 from .overlap import summarise_overlap as summarise
 from .pages import render
@@ -169,6 +170,8 @@ class MaskReport:
             tables["gap_by_training_size"] = self.gap_sizes
         if self.classified is not None and len(self.classified):
             tables["classification"] = self._classification()
+            if len(areas := self._areas(self.classified)):
+                tables["multiclass"] = areas
         if self.baselines is not None:
             tables["baselines"] = summarise(self.baselines, metrics=("dice",), **self._settings)
         if self.published is not None:
@@ -226,6 +229,7 @@ class MaskReport:
             "Training": [self._gap_view()],
             "Lesions": [
                 self._detection_view(), self._operating_view(), self._classification_view(tables.get("classification")),
+                self._areas_view(tables.get("multiclass")),
             ],
         }  # fmt: skip
         shown: dict[str, list[str]] = {
@@ -261,6 +265,18 @@ class MaskReport:
         )  # fmt: skip
         reference = reference[reference["denominator"] == "detected"].assign(denominator="reference_mask")
         return pd.concat([own, reference], ignore_index=True)
+
+    def _areas(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """AUCs of the class of each lesion, given its reference mask; nothing without probabilities."""
+        settings = {"n_bootstrap": self._settings["n_boot"], "seed": self._settings["seed"]}
+        parts = [multiclass_table(own, **settings).assign(split=split) for split, own in rows.groupby("split")]
+        return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+
+    def _areas_view(self, table: pd.DataFrame | None) -> View | None:
+        if table is None:
+            return None
+        columns = {SPLIT_NAMES[str(split)]: own for split, own in table.groupby("split", sort=False)}
+        return multiclass_view(columns, "Class of each lesion, given the reference mask: AUC, 95 % CI below")
 
     def _published(self, system: str) -> pd.DataFrame:
         """Lay the printed figures of a system beside ours."""
@@ -324,6 +340,7 @@ class MaskReport:
             detection=self._detection_view(),
             operating=self._operating_view(),
             classification=self._classification_view(tables.get("classification")),
+            areas=self._areas_view(tables.get("multiclass")),
             gap=self._gap_view(),
             baselines=self._baseline_view(tables.get("baselines")),
             published=self._published_view(tables),

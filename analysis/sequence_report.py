@@ -17,6 +17,7 @@ from hybrid.errors import InputError
 from hybrid.tables import require_columns
 
 from .figures import Album, Picture, write_bytes
+from .multiclass_part import multiclass_table, multiclass_view
 from .pages import render
 from .per_class import (
     OVERALL,
@@ -154,6 +155,19 @@ class SequenceReport:
         table = pd.concat(parts, ignore_index=True)
         return table[["split", "model", *(name for name in table.columns if name not in ("split", "model"))]]
 
+    @cached_property
+    def multiclass(self) -> pd.DataFrame:
+        """:func:`~hybrid.analysis.multiclass_part.multiclass_table` of every set and model, where it is defined."""
+        parts = [
+            multiclass_table(rows[rows["split"] == split], self.classes, **self._settings).assign(
+                split=split, model=model
+            )
+            for model, rows in ((NETWORK, self.predictions), (HISTOGRAM, self.baseline))
+            if rows is not None
+            for split in self.sets
+        ]
+        return pd.concat([part for part in parts if len(part)], ignore_index=True) if parts else pd.DataFrame()
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table behind the report, unrounded, by the name of its file."""
         tables: dict[str, pd.DataFrame] = {}
@@ -162,6 +176,8 @@ class SequenceReport:
             parts = {split: self.predictions[self.predictions["split"] == split] for split in self.sets}
             tables["confusion"] = _stacked({s: confusion_table(rows, self.classes) for s, rows in parts.items()})
             tables["coverage"] = _stacked({split: coverage_table(rows) for split, rows in parts.items()})
+            if len(self.multiclass):
+                tables["multiclass"] = self.multiclass
             if self.predictions["site"].notna().any():
                 tables["per_centre"] = _stacked(
                     {s: per_group_table(rows, self.classes, **self._settings) for s, rows in parts.items()}
@@ -185,6 +201,7 @@ class SequenceReport:
         page = render(
             "sequence.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             sets=[self._class_view(split) for split in self.sets], beside=self._beside_view(),
+            areas=self._areas_view(),
             centres=self._centre_view(tables.get("per_centre")), answering=self._answering_view(),
             counts=self._counts_view(), listing=self._series_view(), disagreeing=self._disagreement_view(),
             pictures=self._pictures(path.parent / "figures", tables), methods=self._methods(),
@@ -295,6 +312,20 @@ class SequenceReport:
         columns = ["", *(f"{text}: {_lower(MODELS[m])}" for text in self.sets.values() for m in MODELS)]
         note = "Histogram only: logistic regression on the histogram of the grey values of each volume; no anatomy."
         return View("Beside a histogram", columns, rows, note=note)
+
+    def _areas_view(self) -> View | None:
+        """Hand and Till's M and one class against the rest, of every set and model."""
+        table = self.multiclass
+        if table.empty:
+            return None
+        several = table["model"].nunique() > 1
+        columns = {
+            f"{text}: {_lower(MODELS[model])}" if several else text: own
+            for split, text in self.sets.items()
+            for model in MODELS
+            if len(own := table[(table["split"] == split) & (table["model"] == model)])
+        }
+        return multiclass_view(columns, "Discrimination without a threshold, 95 % CI below")
 
     def _centre_view(self, table: pd.DataFrame | None) -> View | None:
         if table is None:

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from hybrid.analysis import auc
+from hybrid.analysis import SequenceReport, auc
 from hybrid.analysis.multiclass import MULTICLASS_COLUMNS, hand_till, multiclass_aucs
+from hybrid.analysis.multiclass_part import multiclass_table
 from hybrid.analysis.roc import perfect_interval
 from hybrid.errors import InputError
 
@@ -227,3 +228,48 @@ def test_missing_patients_are_refused():
     y, probabilities = simulated(14)
     with pytest.raises(InputError, match="One patient per row"):
         multiclass_aucs(y, probabilities, patients=[1, 2])
+
+
+def table_of_predictions(n=90, seed=0, split="test"):
+    rng = np.random.default_rng(seed)
+    truth = np.array(["ADC", "DWI", "T2"])[np.arange(n) % 3]
+    scores = rng.random((n, 3)) + 0.5 * (truth[:, None] == np.array(["ADC", "DWI", "T2"]))
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    named = {f"y_prob_{name}": shares[:, i] for i, name in enumerate(("ADC", "DWI", "T2"))}
+    answers = np.array(["ADC", "DWI", "T2"])[shares.argmax(axis=1)]
+    return pd.DataFrame(
+        {"patient_id": [f"p{i // 2}" for i in range(n)], "split": split, "site": None, "y_true": truth,
+         "y_pred": answers, "confidence": shares.max(axis=1), **named}
+    )  # fmt: skip
+
+
+def test_a_table_of_predictions_gives_the_same_aucs_with_patients_as_clusters():
+    rows = table_of_predictions()
+    probabilities = rows[["y_prob_ADC", "y_prob_DWI", "y_prob_T2"]].to_numpy()
+    expected = multiclass_aucs(
+        rows["y_true"], probabilities, classes=["ADC", "DWI", "T2"], patients=rows["patient_id"], n_bootstrap=200
+    )
+    found = multiclass_table(rows, n_bootstrap=200)
+    pd.testing.assert_frame_equal(found.drop(columns="n_left_out"), expected)
+
+
+def test_rows_without_an_answer_and_classes_without_rows_are_left_out():
+    rows = table_of_predictions()
+    rows.loc[:4, ["y_prob_ADC", "y_prob_DWI", "y_prob_T2"]] = np.nan
+    found = multiclass_table(rows.assign(y_prob_PET=0.0), n_bootstrap=50)
+    assert (found["n_left_out"] == 5).all()
+    assert set(found["class"]) == {"", "ADC", "DWI", "T2"}
+    assert multiclass_table(rows.query("y_true == 'T2'")).empty
+    assert multiclass_table(rows[["patient_id", "y_true"]]).empty
+
+
+def test_reports_of_classifiers_of_several_classes_show_m(tmp_path):
+    both = pd.concat([table_of_predictions(), table_of_predictions(seed=1, split="external")], ignore_index=True)
+    report = SequenceReport(predictions=both, classes=["ADC", "DWI", "T2"], n_boot=50)
+    page = report.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "All pairs of classes: M" in page
+    assert "doi:10.1023/A:1010920819831" in page
+    table = pd.read_csv(tmp_path / "tables" / "multiclass.csv").query("measure == 'hand_till'").set_index("split")
+    own = both[both["split"] == "external"]
+    m = hand_till(own["y_true"], own[["y_prob_ADC", "y_prob_DWI", "y_prob_T2"]].to_numpy(), classes=report.classes)
+    assert table.loc["external", "auc"] == pytest.approx(m, rel=1e-12)
