@@ -56,6 +56,7 @@ from .mask_plots import (
     plot_recall_by_diameter,
     plot_training_curves,
 )
+from .lesion_map_report import LesionMapReport
 from .mask_report import MaskReport
 from .metrics import confusion, evaluate_models
 from .model_agreement import compare_all_calls, compare_calls
@@ -109,6 +110,7 @@ __all__ = [
     "CONVENTIONS",
     "Comparison",
     "DelongTest",
+    "LesionMapReport",
     "MaskReport",
     "Report",
     "SequenceReport",

@@ -2,6 +2,7 @@ from .config import StudyConfig
 from .demo import run_demo, run_system_demo
 from .evaluate import cross_validate, permutation_null
 from .evaluate_masks import evaluate_masks
+from .explain_lesions import explain_lesions
 from .explain_models import explain_models
 from .extract import extract_features
 from .files import read_features, read_predictions
@@ -38,6 +39,7 @@ __all__ = [
     "cross_validate",
     "cross_validate_survival",
     "evaluate_masks",
+    "explain_lesions",
     "explain_models",
     "extract_features",
     "find_in_slices",

@@ -1,4 +1,4 @@
-"""Verbs of the ``hybrid`` command that draw and judge masks: train, segment, evaluate-masks and two systems."""
+"""Verbs of the ``hybrid`` command that draw, judge and explain masks: train, segment, evaluate-masks, two systems."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
         ("evaluate-masks", _add_evaluate, "predicted against reference masks: Dice, surfaces, lesions, FROC"),
         ("renal-mass", _add_renal, "system a: kidneys, masses and their classes on CT"),
         ("lesion-mri", _add_lesion, "system c: a lesion on T2 MRI; training and test side by side"),
+        ("explain", _add_explain, "Grad-CAM of lesions: where a cascade's classifier or an encoder looked"),
     ):
         parser = verbs.add_parser(name, parents=[work], help=help_)
         add(parser)
@@ -238,6 +239,7 @@ def _add_renal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=2, help="networks of the second stage (default: %(default)s)")
     parser.add_argument("--kidney-spacing", type=float, default=4.0, help="voxel size of stage 1 in mm")
     parser.add_argument("--mass-spacing", type=float, help="voxel size of stage 2 in mm (default: the median)")
+    _inference_arguments(parser)
     _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for the cascade, masks, tables and report.html")
     parser.set_defaults(verb=_renal)
@@ -250,7 +252,7 @@ def _renal(options: argparse.Namespace) -> int:
         Cohort.read(options.cohort), options.out, lesions=options.lesions, model=options.model,
         network=options.network, minutes=options.minutes, epochs=options.epochs, members=options.members,
         kidney_spacing_mm=options.kidney_spacing, mass_spacing_mm=options.mass_spacing, seed=options.seed,
-        simulated=options.simulated,
+        simulated=options.simulated, inference=_inference_options(options),
         resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")
@@ -279,4 +281,32 @@ def _lesion(options: argparse.Namespace) -> int:
         backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")
+    return 0
+
+
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cohort", help="cohort table with image and mask")
+    parser.add_argument("--model", required=True, help="cascade, classifier of lesions, or encoder (bundled or a file)")
+    parser.add_argument("--image", help="name of the image when cases have several")
+    parser.add_argument("--modality", choices=("ct", "mr", "pet"), help="how an encoder normalises intensities")
+    parser.add_argument("--labels", nargs="+", type=int, help="labels of lesions in the masks (default: all but 1)")
+    parser.add_argument("--target", metavar="CLASS", help="class to explain (default: the most probable one)")
+    parser.add_argument("--target-layer", metavar="LAYER", help="layer of the maps (default: the last one)")
+    parser.add_argument("--method", choices=("gradcam", "gradcam++"), default="gradcam", help="default: %(default)s")
+    parser.add_argument("--title", default="Where the network looks", help="of the report")
+    _simulated_argument(parser)
+    parser.add_argument("--out", required=True, help="folder for saliency/ and report.html")
+    parser.set_defaults(verb=_explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from .explain_lesions import explain_lesions
+
+    maps = explain_lesions(
+        Cohort.read(options.cohort), options.model, options.out, image=options.image, modality=options.modality,
+        labels=options.labels, target=options.target, layer=options.target_layer, method=options.method,
+        title=options.title, simulated=options.simulated, n_jobs=options.jobs, backend=options.backend,
+        progress=not options.quiet,
+    )  # fmt: skip
+    options.say(f"{len(maps)} lesions. Report: {(Path(options.out) / 'report.html').resolve()}")
     return 0

@@ -7,6 +7,7 @@ the source image, as NIfTI and as a picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,14 @@ EMBEDDING: Final = "embedding"
 """Name of what is explained when an encoder's map has no direction of its own."""
 
 
+class EmbeddingLength(nn.Module):
+    """Half the squared length of an embedding; its derivative is the embedding, whose map it therefore has."""
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Map embeddings (B, dim) to scores (B, 1)."""
+        return 0.5 * embedding.square().sum(dim=1, keepdim=True)
+
+
 @dataclass(frozen=True)
 class Explanation:
     """A map on the grid of its source.
@@ -45,12 +54,17 @@ class Explanation:
         Class, or direction of the embedding, that the map speaks for.
     nifti, picture : Path
         The written files.
+    on_lesion, lesion_share : float
+        Share of the map's sum that lies on the lesion, and share of the crop that is lesion: what a map that is the
+        same everywhere would have. NaN without a lesion, the former also for a map of zeros.
     """
 
     saliency: Saliency
     explained: str
     nifti: Path
     picture: Path
+    on_lesion: float = math.nan
+    lesion_share: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -284,9 +298,10 @@ def explain_lesion(
     network = nn.Sequential(classifier.network, classifier.head)
     number = None if target is None else classifier.classes.index(target)
     region = _region(mask, label)
-    found, placed = _crop_map(network, image, region, classifier.preprocessing, number, layer, method, case_id)
+    found, placed, shares = _crop_map(network, image, region, classifier.preprocessing, number, layer, method, case_id)
     name = classifier.classes[found.target]
-    return _write(image, placed, found, name, Path(out), case_id or "lesion", align_mask(image, region)[0])
+    written = _write(image, placed, found, name, Path(out), case_id or "lesion", align_mask(image, region)[0])
+    return replace(written, on_lesion=shares[0], lesion_share=shares[1])
 
 
 def explain_encoder(
@@ -347,9 +362,10 @@ def explain_encoder(
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(along / np.linalg.norm(along)).float()[None])
     network = nn.Sequential(encoder.network, head)
-    found, placed = _crop_map(network, image, region, encoder.preprocessing, 0, layer, method, case_id)
+    found, placed, shares = _crop_map(network, image, region, encoder.preprocessing, 0, layer, method, case_id)
     explained = name or (EMBEDDING if direction is None else "direction")
-    return _write(image, placed, found, explained, Path(out), case_id or "lesion", align_mask(image, region)[0])
+    written = _write(image, placed, found, explained, Path(out), case_id or "lesion", align_mask(image, region)[0])
+    return replace(written, on_lesion=shares[0], lesion_share=shares[1])
 
 
 def _embedding(encoder: Encoder, tensor: FloatArray) -> FloatArray:
@@ -365,15 +381,18 @@ def _region(mask: sitk.Image, label: int | None) -> sitk.Image:
 def _crop_map(
     network: nn.Module, image: sitk.Image, region: sitk.Image, preprocessing: Preprocessing, target: int | None,
     layer: str | None, method: str, case_id: str | None,
-) -> tuple[Saliency, sitk.Image]:  # fmt: skip
-    """Map of a lesion's crop, and the same on the grid of the image."""
+) -> tuple[Saliency, sitk.Image, tuple[float, float]]:  # fmt: skip
+    """Map of a lesion's crop, the same on the grid of the image, and the shares of :class:`Explanation`."""
     crop = crop_lesion(image, region, preprocessing, case_id=case_id)
     # Trunk and head in sequence; users know a layer by its name in the trunk.
     inner = None if layer is None else f"0.{layer}"
     found = saliency_map(network, network_input(crop, preprocessing), target=target, layer=inner, method=method)
     found = replace(found, layer=found.layer.removeprefix("0."))
     cube = from_array(found.values, crop_grid(crop))
-    return found, sitk.Resample(cube, image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    placed = sitk.Resample(cube, image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
+    total = float(found.values.sum())
+    on_lesion = float((found.values * crop.mask).sum()) / total if total > 0 else math.nan
+    return found, placed, (on_lesion, float(crop.mask.mean()))
 
 
 def _write(
