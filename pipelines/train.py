@@ -30,10 +30,6 @@ PREPARED = "prepared"
 SPLIT_COLUMN = "split"
 """Cohort column that says which cases are ``train``, ``validation`` or ``test``; test cases are never touched."""
 
-LONG_MINUTES = 10.0
-LONG_STEPS = 100
-"""Steps per epoch of a training of :data:`LONG_MINUTES` or more: the Dice after every epoch costs less of the time."""
-
 SPLITS = ("train", "validation", "test", "external")
 
 
@@ -127,8 +123,7 @@ def train_segmenter(
     out = Path(out)
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
-    length: dict[str, Any] = {"steps": LONG_STEPS} if minutes is not None and minutes >= LONG_MINUTES else {}
-    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **{**length, **(settings or {})})
+    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
     cases = one_image(cohort, image)
     if members is not None and not 1 <= members <= (folds or 1):
         raise InputError(

@@ -37,7 +37,7 @@ from .augmentation import random_patch
 from .branches import encoder_parameters
 from .engines import InferenceOptions, make_engine
 from .foreign import load_checkpoint
-from .inference import predict_array
+from .inference import choose_windows, predict_array
 from .networks import TRANSFER_SEGMENTERS, build_segmenter, outputs
 from .planning import SegmentationPlan
 from .transfer import Transfer, annotated_only
@@ -53,7 +53,15 @@ WARM_UP: Final = 0.03
 """Share of the training in which the learning rate rises."""
 
 MONITORED_CASES: Final = 6
-"""Cases of each set whose Dice is computed after every epoch."""
+"""Cases of each set whose Dice is computed after an epoch."""
+
+MONITORED_OVERLAP: Final = 0.25
+MONITORED_SHARE: Final = 0.15
+"""Work that computing the Dice may take, relative to the steps. With large scans it is not computed after every epoch:
+of 48 windows a case it took half of the time."""
+
+WINDOWS_PER_PATCH: Final = 3
+"""A patch in a training step, forwards and backwards, costs about as much as so many windows of inference."""
 
 MEMORY_SHARE: Final = 0.9
 
@@ -162,7 +170,8 @@ class TrainedNetwork:
     network : torch.nn.Module
         On the CPU, in evaluation mode.
     curves : DataFrame
-        ``epoch, train_loss, train_dice, validation_dice, learning_rate, seconds`` and the Dice of each label.
+        ``epoch, train_loss, train_dice, validation_dice, learning_rate, seconds`` and the Dice of each label; NaN where
+        it was not computed, see :data:`MONITORED_SHARE`.
     epochs : int
         Epochs trained.
     best_epoch : int
@@ -336,7 +345,7 @@ def _train(
         while not run.finished and run.epoch != last:
             row = run.one_epoch()
             bar.update(round(100 * run.progress) - bar.n)
-            bar.set_postfix(epoch=run.epoch, loss=f"{row['train_loss']:.3f}", dice=f"{row['validation_dice']:.3f}")
+            bar.set_postfix(epoch=run.epoch, loss=f"{row['train_loss']:.3f}", dice=f"{run.last_dice:.3f}")
             if monitor is not None and main:
                 monitor(row)
     run.save()
@@ -402,6 +411,12 @@ class _Run:
         half = 0.5 * self.seconds / self.epoch if self.epoch else 0.0
         return 0.0 if not self.epoch else min(1.0, (self.seconds + half) / (60 * self.settings.minutes))
 
+    @property
+    def last_dice(self) -> float:
+        """Validation Dice when it was last computed."""
+        known = [row["validation_dice"] for row in self.rows if math.isfinite(row["validation_dice"])]
+        return known[-1] if known else math.nan
+
     def start(self, *, resume: bool) -> None:
         path = self.folder / CHECKPOINT
         if resume and path.is_file():
@@ -421,8 +436,12 @@ class _Run:
             losses.append(self._step(batch, other, done=done, rate=rate))
             self._average()
         self.epoch += 1
-        train, validation = self._dice(self._monitored(self.training)), self._dice(self._monitored(self.validation))
         # All processes go by one clock, so that they agree on the learning rate and on the end.
+        self.seconds += self.fabric.broadcast(time.monotonic() - begin)
+        begin = time.monotonic()
+        is_due = self._is_monitored()
+        train = self._dice(self._monitored(self.training) if is_due else [])
+        validation = self._dice(self._monitored(self.validation) if is_due else [])
         self.seconds += self.fabric.broadcast(time.monotonic() - begin)
         row = {
             "epoch": self.epoch, "train_loss": float(np.mean(losses)), "train_dice": _mean(train),
@@ -507,11 +526,24 @@ class _Run:
     def _monitored(self, cases: list[PreparedCase]) -> list[PreparedCase]:
         return cases[:: max(1, math.ceil(len(cases) / MONITORED_CASES))]
 
+    @functools.cached_property
+    def _windows(self) -> int:
+        """Windows of inference that the Dice of all monitored cases takes."""
+        cases = [*self._monitored(self.training), *self._monitored(self.validation)]
+        shapes = [case.load()["image"].shape for case in cases]
+        return sum(choose_windows(shape, self.plan.patch, MONITORED_OVERLAP, None)[1] for shape in shapes)
+
+    def _is_monitored(self) -> bool:
+        """Whether the Dice is due after this epoch: the same ones in a resumed training, always the first and last."""
+        affordable = MONITORED_SHARE * WINDOWS_PER_PATCH * self.settings.steps * self.plan.batch / self._windows
+        is_turn = affordable >= 1 or int(self.epoch * affordable) > int((self.epoch - 1) * affordable)
+        return is_turn or self.epoch == 1 or self.finished
+
     def _dice(self, cases: Sequence[PreparedCase]) -> list[float]:
         """Mean Dice of each label over whole cases (NaN without cases)."""
         if not cases:
             return [math.nan] * len(self.plan.labels)
-        options = InferenceOptions(overlap=0.25, precision=self._half, device=str(self.fabric.device))
+        options = InferenceOptions(overlap=MONITORED_OVERLAP, precision=self._half, device=str(self.fabric.device))
         engine = make_engine([self.averaged], options, patch=self.plan.patch)
         table = []
         for case in cases:
@@ -525,7 +557,12 @@ class _Run:
 
     def _keep_best(self) -> None:
         """Keep the averaged weights: the latest, or with early stopping those of the best smoothed validation Dice."""
-        recent = [row["validation_dice"] if self._stops_early else row["epoch"] for row in self.rows[-5:]]
+        rows = self.rows
+        if self._stops_early:
+            if not math.isfinite(rows[-1]["validation_dice"]):
+                return
+            rows = [row for row in rows if math.isfinite(row["validation_dice"])]
+        recent = [row["validation_dice"] if self._stops_early else row["epoch"] for row in rows[-5:]]
         score = float(np.mean(recent)) if len(recent) == 5 or not self._stops_early else float(np.mean(recent)) - 1.0
         if self.best is None or score > self.best[0]:
             weights = {name: value.detach().cpu().clone() for name, value in self.averaged.state_dict().items()}

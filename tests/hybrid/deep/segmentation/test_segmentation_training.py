@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 import torch
 
+from hybrid.deep.segmentation import training
 from hybrid.deep.segmentation.augmentation import cut_patch, random_matrix, random_patch
+from hybrid.deep.segmentation.inference import choose_windows
 from hybrid.deep.segmentation.preprocessing import write_training_case
 from hybrid.deep.segmentation.training import CHECKPOINT, PreparedCase, TrainingSettings, train_network
 from hybrid.errors import InputError
@@ -47,6 +49,31 @@ def test_interrupted_training_goes_on_with_equal_curves_and_weights(plan, cases,
         whole.curves.drop(columns="seconds"), resumed.curves.drop(columns="seconds"), check_exact=True
     )
     assert same_weights(whole.network, resumed.network)
+
+
+def test_dice_of_large_scans_is_computed_at_the_first_last_and_some_other_epochs(plan, cases, tmp_path, monkeypatch):
+    windows = sum(len(choose_windows(case.load()["image"].shape, plan.patch, 0.25, None)[0]) for case in cases)
+    share = windows / (training.WINDOWS_PER_PATCH * FAST.steps * plan.batch) / 3  # affordable after every third epoch
+    monkeypatch.setattr(training, "MONITORED_SHARE", 1.01 * share)
+    settings = replace(FAST, epochs=8)
+    whole = train_network(plan, cases[:4], cases[4:], tmp_path / "a", settings, progress=False)
+    known = whole.curves.loc[whole.curves["validation_dice"].notna(), "epoch"]
+    assert list(known) == [1, 3, 6, 8]
+    assert whole.curves["train_dice"].notna().equals(whole.curves["validation_dice"].notna())
+    for stop_after in (2, 3, None):
+        resumed = train_network(
+            plan, cases[:4], cases[4:], tmp_path / "b", settings, progress=False, stop_after=stop_after
+        )
+    curves = [trained.curves.drop(columns="seconds") for trained in (whole, resumed)]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+
+
+def test_early_stopping_counts_only_epochs_with_a_dice(plan, cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "MONITORED_SHARE", 1e-9)
+    settings = replace(FAST, epochs=40, patience=3, learning_rate=1e-9)
+    trained = train_network(plan, cases[:4], cases[4:], tmp_path / "run", settings, progress=False)
+    assert trained.epochs < 40
+    assert np.isfinite(trained.curves.set_index("epoch").loc[trained.best_epoch, "validation_dice"])
 
 
 def test_learning_rate_reaches_its_end(plan, cases, tmp_path):
