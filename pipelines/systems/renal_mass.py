@@ -214,11 +214,13 @@ def train_cascade(
               "crop_margin_mm": rules.margin_mm + 10},
         **shared,
     )  # fmt: skip
-    classified = _train_classes(cohort, folder, kinds, seed)
+    classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)
     return save_cascade(folder, rules, classifier=classified, card={"versions": versions()})
 
 
-def _train_classes(cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, seed: int) -> bool:
+def _train_classes(
+    cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, seed: int, *, resume: bool, progress: bool
+) -> bool:
     """Train stage 3 on the reference lesions; False when they have one class only."""
     from hybrid.deep.segmentation.lesion_classes import save_lesion_classifier, train_lesion_classifier
 
@@ -229,7 +231,12 @@ def _train_classes(cohort: Cohort, folder: Path, kinds: pd.DataFrame | None, see
         logger.warning("Stage 3 is left out: the training lesions have one class only (%s).", ", ".join(set(names)))
         return False
     patients = sorted({hashed_patient(case.patient_id) for case in trained})
-    classifier = train_lesion_classifier(inputs, names, seed=seed, card={"patients": patients})
+    checkpoint = folder / "classifier" / "checkpoint.pt"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    classifier = train_lesion_classifier(
+        inputs, names, seed=seed, checkpoint=checkpoint, progress=progress, card={"patients": patients}
+    )
     save_lesion_classifier(folder / "classifier", classifier)
     return True
 

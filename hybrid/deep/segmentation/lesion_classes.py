@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from tqdm.auto import tqdm
 
 from hybrid.deep.augmentation import jitter, random_symmetry
 from hybrid.deep.embeddings import load_encoder, one_thread
+from hybrid.deep.fitting import bf16_helps, read_checkpoint, write_checkpoint
 from hybrid.deep.networks import Architecture, architecture_of, build_network
 from hybrid.deep.preprocessing import Preprocessing, crop_lesion, network_input
 from hybrid.errors import InputError
@@ -101,6 +104,9 @@ def train_lesion_classifier(
     batch_size: int = 16,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    precision: str = "auto",
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
     card: dict[str, Any] | None = None,
 ) -> LesionClassifier:
     """Fit the trunk and the head end to end; classes are balanced by weights.
@@ -119,6 +125,12 @@ def train_lesion_classifier(
         Order of the classes; default: sorted.
     epochs, batch_size, learning_rate, seed
         AdamW along a one-cycle schedule.
+    precision : {"auto", "32-true", "bf16-mixed"}
+        "auto" takes bfloat16 where the CPU has it and the results agree.
+    checkpoint : path-like, optional
+        File that is written after every epoch; a training that was interrupted goes on from it, a finished one is read.
+    progress : bool
+        Show a progress bar.
     card : dict, optional
         Entries for ``model.json``.
 
@@ -130,7 +142,7 @@ def train_lesion_classifier(
     Raises
     ------
     InputError
-        For fewer than two classes, or a class that is not in ``classes``.
+        For fewer than two classes, a class that is not in ``classes``, or a checkpoint of another training.
     """
     order = tuple(classes) if classes is not None else tuple(sorted(set(names)))
     unknown = sorted(set(names) - set(order))
@@ -144,7 +156,9 @@ def train_lesion_classifier(
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(encoder.dim, len(order))
-        _fit(nn.Sequential(encoder.network, head), inputs, targets, len(order), epochs, batch_size, learning_rate, seed)
+        model = nn.Sequential(encoder.network, head)
+        fit = _Fit(model, inputs, targets, len(order), epochs, batch_size, learning_rate, seed)
+        fit.run(precision, None if checkpoint is None else Path(checkpoint), progress=progress)
     details = {"start": str(start), "epochs": epochs, "lesions": len(names), "classes_counted": _counts(names)}
     state = digest([float(value.double().sum()) for value in head.state_dict().values()])
     return LesionClassifier(
@@ -156,27 +170,65 @@ def _counts(names: Sequence[str]) -> dict[str, int]:
     return {name: list(names).count(name) for name in sorted(set(names))}
 
 
-def _fit(
-    model: nn.Sequential, inputs: Sequence[np.ndarray], targets: np.ndarray, n_classes: int, epochs: int,
-    batch_size: int, learning_rate: float, seed: int,
-) -> None:  # fmt: skip
-    counts = np.bincount(targets, minlength=n_classes)
-    weights = np.where(counts > 0, len(targets) / (n_classes * np.maximum(counts, 1)), 0.0)
-    loss = nn.CrossEntropyLoss(torch.tensor(weights, dtype=torch.float32), label_smoothing=0.02)
-    optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-2)
-    batches = max(1, round(len(targets) / batch_size))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * batches)
-    rng = np.random.default_rng(seed)
-    model.train()
-    for _ in range(epochs):
-        for batch in np.array_split(rng.permutation(len(targets)), batches):
-            tensors = torch.from_numpy(np.stack([_changed(inputs[i], rng) for i in batch]))
-            value = loss(model(tensors), torch.from_numpy(targets[batch]))
-            optimiser.zero_grad()
+class _Fit:
+    """Training of trunk and head, epoch by epoch; every epoch has random numbers of its own, so that it can resume."""
+
+    def __init__(
+        self, model: nn.Sequential, inputs: Sequence[np.ndarray], targets: np.ndarray, n_classes: int, epochs: int,
+        batch_size: int, learning_rate: float, seed: int,
+    ) -> None:  # fmt: skip
+        self.model, self.inputs, self.targets, self.epochs, self.seed = model, inputs, targets, epochs, seed
+        counts = np.bincount(targets, minlength=n_classes)
+        weights = np.where(counts > 0, len(targets) / (n_classes * np.maximum(counts, 1)), 0.0)
+        self.loss = nn.CrossEntropyLoss(torch.tensor(weights, dtype=torch.float32), label_smoothing=0.02)
+        self.optimiser = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-2)
+        self.batches = max(1, round(len(targets) / batch_size))
+        total = epochs * self.batches
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimiser, learning_rate, total_steps=total)
+        start = [float(value.detach().double().sum()) for value in model.parameters()]
+        self.settings = [epochs, batch_size, learning_rate, seed, start]
+
+    def run(self, precision: str, checkpoint: Path | None, *, progress: bool) -> None:
+        """Train up to the last epoch, from a checkpoint where there is one."""
+        done = self._resume(checkpoint)
+        half = precision == "bf16-mixed" or (precision == "auto" and self._bf16_helps())
+        for epoch in tqdm(range(done, self.epochs), desc="lesion classes", unit="epoch", disable=not progress):
+            self._epoch(epoch, half)
+            if checkpoint is not None:
+                parts = {name: getattr(self, name).state_dict() for name in ("model", "optimiser", "schedule")}
+                write_checkpoint({"key": self.key, "epoch": epoch + 1, **parts}, checkpoint)
+        self.model.eval()
+
+    @property
+    def key(self) -> str:
+        """What a checkpoint must share with this training."""
+        sums = [float(np.sum(values, dtype=np.float64)) for values in self.inputs]
+        return digest([self.settings, self.targets.tolist(), sums])
+
+    def _resume(self, checkpoint: Path | None) -> int:
+        if checkpoint is None or not checkpoint.is_file():
+            return 0
+        state = read_checkpoint(checkpoint, self.key)
+        for name in ("model", "optimiser", "schedule"):
+            getattr(self, name).load_state_dict(state[name])
+        return int(state["epoch"])
+
+    def _bf16_helps(self) -> bool:
+        sample = torch.from_numpy(np.stack(self.inputs[: max(2, round(len(self.inputs) / self.batches))]))
+        return bf16_helps(copy.deepcopy(self.model), sample)
+
+    def _epoch(self, epoch: int, half: bool) -> None:
+        rng = np.random.default_rng([self.seed, epoch])
+        self.model.train()
+        for batch in np.array_split(rng.permutation(len(self.targets)), self.batches):
+            tensors = torch.from_numpy(np.stack([_changed(self.inputs[i], rng) for i in batch]))
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                scores = self.model(tensors)
+            value = self.loss(scores.float(), torch.from_numpy(self.targets[batch]))
+            self.optimiser.zero_grad()
             value.backward()
-            optimiser.step()
-            schedule.step()
-    model.eval()
+            self.optimiser.step()
+            self.schedule.step()
 
 
 def _changed(tensor: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -4,8 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from safetensors.torch import load_file, save_file
 
+from hybrid.deep.segmentation import lesion_classes
 from hybrid.deep.segmentation.cascade import (
     CascadeRules,
     RenalCascade,
@@ -209,3 +211,29 @@ def test_lesion_classifier_learns_and_survives_its_folder(lesions, tmp_path):
 def test_lesions_of_one_class_are_refused(lesions):
     with pytest.raises(InputError, match="two of the classes"):
         train_lesion_classifier(lesions[0][:2], ["cyst", "cyst"])
+
+
+def test_an_interrupted_training_of_classes_goes_on_with_the_same_weights(lesions, tmp_path, monkeypatch):
+    inputs, names = lesions
+    settings = {"epochs": 3, "batch_size": 4, "precision": "32-true"}
+    whole = train_lesion_classifier(inputs, names, **settings)
+    own = lesion_classes._Fit._epoch
+
+    def interrupted(fit, epoch, half):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        own(fit, epoch, half)
+
+    monkeypatch.setattr(lesion_classes._Fit, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_lesion_classifier(inputs, names, checkpoint=tmp_path / "checkpoint.pt", **settings)
+    monkeypatch.setattr(lesion_classes._Fit, "_epoch", own)
+    resumed = train_lesion_classifier(inputs, names, checkpoint=tmp_path / "checkpoint.pt", **settings)
+    assert resumed.digest == whole.digest
+    for first, second in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert torch.equal(first, second)
+    monkeypatch.setattr(lesion_classes._Fit, "_epoch", None)  # a finished training is read
+    read = train_lesion_classifier(inputs, names, checkpoint=tmp_path / "checkpoint.pt", **settings)
+    assert read.digest == whole.digest
+    with pytest.raises(InputError, match="another training"):
+        train_lesion_classifier(inputs[1:], names[1:], checkpoint=tmp_path / "checkpoint.pt", **settings)
