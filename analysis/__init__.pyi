@@ -68,7 +68,7 @@ from .partial_auc import partial_auc, partial_auc_difference, partial_auc_interv
 from .per_class import choose_abstention, confusion_table, coverage_table, per_class_table, per_group_table
 from .planning_part import plan_next_study
 from .plots import calibration_curves, plot_auc, plot_calibration, plot_forest, plot_probabilities, plot_roc, roc_curves
-from .reliability import concordance, icc, selection_stability, stack_raters, univariate_screening
+from .reliability import concordance, icc, limits_of_agreement, selection_stability, stack_raters, univariate_screening
 from .report import Report
 from .resampling import bootstrap
 from .roc import DelongTest, auc, delong_covariance, delong_interval, delong_pairs, delong_test, roc_points
@@ -193,6 +193,7 @@ __all__ = [
     "icc",
     "integrated_brier",
     "kaplan_meier",
+    "limits_of_agreement",
     "log_loss",
     "log_rank",
     "logistic_recalibration",

@@ -93,7 +93,7 @@ def calibration_tests_view(table: pd.DataFrame | None) -> View | None:
         "patient, averaged over repeats; the patients are new to the models, so that the degrees of freedom are the "
         "number of groups."
     )
-    columns = ["Model", "Hosmer-Lemeshow", "p", "Spiegelhalter z", "p"]
+    columns = ["Model", "Hosmer-Lemeshow", "p, Hosmer-Lemeshow", "Spiegelhalter z", "p, Spiegelhalter"]
     return View("Tests of calibration", columns, rows, note)
 
 

@@ -124,9 +124,9 @@ def further_tests_text(tables: Mapping[str, pd.DataFrame]) -> str:
         )
     if (family := tables.get("model_family")) is not None and len(family):
         parts.append(
-            f"every declared pair with every classifier, one family of {len(family)} tests (Holm), by the corrected "
-            "resampled t-test over test folds (doi:10.1023/A:1024068626366) and its Bayesian form (Benavoli et al. "
-            "2017, J Mach Learn Res 18(77))"
+            f"every declared pair with every classifier, one family of {len(family)} tests (Holm, Hochberg, "
+            "Benjamini-Hochberg), by the corrected resampled t-test over test folds (doi:10.1023/A:1024068626366) and "
+            "its Bayesian form (Benavoli et al. 2017, J Mach Learn Res 18(77))"
         )
     if (ranks := tables.get("model_ranks")) is not None and len(ranks):
         parts.append(

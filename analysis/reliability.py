@@ -51,6 +51,15 @@ CONCORDANCE_COLUMNS: Final = (
 )  # fmt: skip
 """Columns of the table that :func:`concordance` returns."""
 
+LIMITS_COLUMNS: Final = (
+    "feature", "bias", "bias_lower", "bias_upper", "sd", "lower_limit", "upper_limit", "limit_margin", "n_subjects",
+    "n_dropped", "reason",
+)  # fmt: skip
+"""Columns of the table that :func:`limits_of_agreement` returns."""
+
+LIMIT_Z: Final = 1.96
+"""The limits of agreement lie so many standard deviations on either side of the bias."""
+
 SCREENING_COLUMNS: Final = (
     "feature", "auc", "p", "p_adjusted", "p_method", "n_positive", "n_negative", "n_dropped", "n_tests", "reason",
 )  # fmt: skip
@@ -356,6 +365,50 @@ def _concordance(
     perfect = np.abs(ccc) == 1
     lower, upper = (np.where(perfect, ccc, np.tanh(np.arctanh(ccc) + sign * half)) for sign in (-1, 1))
     return np.stack([ccc, lower, upper, pearson, bias])
+
+
+def limits_of_agreement(
+    ratings: ArrayLike, *, features: Sequence[Any] | None = None, missing: Missing = "error", level: float = 0.95
+) -> pd.DataFrame:
+    """Bland and Altman's limits of agreement of many features (1986, doi:10.1016/S0140-6736(86)90837-8).
+
+    Parameters
+    ----------
+    ratings, features, missing
+        See :func:`concordance`.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    DataFrame
+        Columns :data:`LIMITS_COLUMNS`, one row per feature, in the unit of the feature. ``bias`` is the mean of second
+        minus first rating, with the interval of the t distribution; the limits lie :data:`LIMIT_Z` standard deviations
+        on either side, each with a confidence interval of plus and minus ``limit_margin`` (standard error
+        ``sd * sqrt(3 / n)``). NaN with fewer than three subjects, and ``reason`` says why.
+
+    Raises
+    ------
+    InputError
+        For another number of raters than two, or missing ratings with ``missing="error"``.
+    """
+    check_level(level)
+    values, names = _check_ratings(ratings, features)
+    if values.shape[1] != 2:
+        raise InputError(
+            f"Limits of agreement compare two ratings; found {values.shape[1]}.", advice="Use icc for more raters."
+        )
+    kept = _complete(values, names, missing)
+    n = kept.sum(axis=0)
+    difference = np.where(kept, values[:, 1] - values[:, 0], 0.0)
+    bias = difference.sum(axis=0) / np.maximum(n, 1)
+    sd = np.sqrt((((difference - bias) * kept) ** 2).sum(axis=0) / np.maximum(n - 1, 1))
+    quantile = stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1))
+    half, margin = quantile * sd / np.sqrt(np.maximum(n, 1)), quantile * sd * np.sqrt(3 / np.maximum(n, 1))
+    numbers = np.stack([bias, bias - half, bias + half, sd, bias - LIMIT_Z * sd, bias + LIMIT_Z * sd, margin])
+    numbers = np.where(n < 3, np.nan, numbers)
+    columns = (_as_objects(names), *numbers, n, len(values) - n, np.where(n < 3, TOO_FEW, ""))
+    return pd.DataFrame(dict(zip(LIMITS_COLUMNS, columns, strict=True)))
 
 
 def _check_ratings(ratings: ArrayLike, features: Sequence[Any] | None) -> tuple[FloatArray, list[Any]]:

@@ -17,7 +17,7 @@ from .panel import Model
 from .plots import model_names
 from .roc import auc
 from .views import Cell, Row, View
-from .wording import MISSING, interval, number, p_value
+from .wording import MISSING, interval, number, p_value, percent
 
 CONTENTS.update({
     "permutation_test": "One-sided permutation test of the AUC of each compared model",
@@ -138,7 +138,7 @@ def _permutation_view(table: pd.DataFrame) -> View:
     rows = [
         Row([
             Cell(name), Cell(number(row["auc"])), Cell(number(row["null_mean"])),
-            Cell(p_value(row["p"]), _bounds(row["p_lower"], row["p_upper"], 3)),
+            Cell(p_value(row["p"]), _bounds(row["p_lower"], row["p_upper"])),
         ])
         for name, row in zip(model_names(models), table.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -161,9 +161,9 @@ def _folds_view(table: pd.DataFrame, level: float) -> View:
         for name, row in zip(model_names(models), table.to_dict("records"), strict=True)
     ]  # fmt: skip
     note = (
-        f"The AUC inside each test fold, averaged; {level:.0%} interval. {table['interval'].iloc[0]}. Training sets of "
-        "folds share patients, which a plain standard error over folds ignores. Folds are small, so that this interval "
-        "is wide; folds with one outcome only are left out."
+        f"The AUC inside each test fold, averaged; {percent(level)} interval. {table['interval'].iloc[0]}. Training "
+        "sets of folds share patients, which a plain standard error over folds ignores. Folds are small, so that this "
+        "interval is wide; folds with one outcome only are left out."
     )
     return View("AUC over test folds", ["Model", "AUC", "Standard error", "Folds"], rows, note)
 
@@ -187,10 +187,11 @@ def resampled_view(table: pd.DataFrame, level: float) -> View:
                 rows.append(Row([Cell(name), *(_resampled_cell(own, metric) for metric in _MEASURES)]))
     optimistic = " *: known to be too good for this pipeline." if bool(table["is_optimistic"].any()) else ""
     note = (
-        f"The whole procedure, selection and tuning included, refitted {int(table['n_fits'].max())} times; {level:.0%} "
-        f"intervals.{optimistic} Efron and Tibshirani 1997 (doi:10.1080/01621459.1997.10474007), Harrell et al. 1996 "
-        "(doi:10.1002/(SICI)1097-0258(19960229)15:4<361::AID-SIM168>3.0.CO;2-4). For one pipeline that was declared "
-        "beforehand, never for the best of several. Error: share of wrong calls at the model's own cut-off."
+        f"The whole procedure, selection and tuning included, refitted {int(table['n_fits'].max())} times; "
+        f"{percent(level)} intervals.{optimistic} Efron and Tibshirani 1997 (doi:10.1080/01621459.1997.10474007), "
+        "Harrell et al. 1996 (doi:10.1002/(SICI)1097-0258(19960229)15:4<361::AID-SIM168>3.0.CO;2-4). For one pipeline "
+        "that was declared beforehand, never for the best of several. Error: share of wrong calls at the model's own "
+        "cut-off."
     )
     return View("Refits on bootstrap samples of patients", ["Estimate", *_MEASURES.values()], rows, note)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ import pandas as pd
 
 from .figures import Album, Picture, write_bytes
 from .pages import render
+from .resampling_part import resampled_view
 from .small_sample import (
     CORRELATION,
     ESTIMATES,
@@ -24,6 +26,9 @@ from .views import Cell, Row, View
 from .wording import interval, number, p_value, short_path, with_interval
 
 SOURCE_NAMES: Final = {"reference": "Reference masks", "predicted": "Predicted masks", "given": "Given features"}
+AGREEMENT_SHOWN: Final = 10
+"""Features at either end of the agreement between masks that the page shows."""
+
 REASONS_SHOWN: Final = 30
 """Rows of missing measurements on the page; the table file has all."""
 
@@ -38,8 +43,11 @@ class SmallSampleReport:
     contrasts : DataFrame
         Rows of :attr:`hybrid.analysis.Comparison.table` with ``source`` and ``estimate``; the first row of a source is
         handcrafted against deep.
+    resampled : DataFrame, optional
+        Resampling estimates of the declared pipeline with ``source``, see
+        :data:`hybrid.analysis.optimism.RESAMPLING_COLUMNS`.
     agreement : DataFrame, optional
-        ICC of every feature between two masks.
+        ICC of every feature between two masks, with concordance and limits of agreement.
     missing : DataFrame, optional
         ``case_id, source, reason``: what could not be measured.
     run_record : mapping, optional
@@ -53,6 +61,7 @@ class SmallSampleReport:
         estimates: pd.DataFrame,
         contrasts: pd.DataFrame,
         *,
+        resampled: pd.DataFrame | None = None,
         agreement: pd.DataFrame | None = None,
         missing: pd.DataFrame | None = None,
         run_record: Mapping[str, Any] | None = None,
@@ -60,6 +69,7 @@ class SmallSampleReport:
         simulated: bool = False,
     ) -> None:
         self.estimates, self.contrasts, self.agreement, self.missing = estimates, contrasts, agreement, missing
+        self.resampled = resampled if resampled is not None and len(resampled) else None
         self.record, self.title, self.simulated = dict(run_record or {}), title, simulated
 
     @property
@@ -79,6 +89,8 @@ class SmallSampleReport:
             tables["agreement"] = self.agreement
         if self.missing is not None:
             tables["missing"] = self.missing
+        if self.resampled is not None:
+            tables["resampled"] = self.resampled
         return tables
 
     def sentence(self) -> str:
@@ -109,6 +121,7 @@ class SmallSampleReport:
             volume=volume_sentence(first), size=str(self.record.get("size", "")),
             estimates=[self._estimates_view(source) for source in self.sources],
             contrasts=[self._contrasts_view(source) for source in self.sources], missing=self._missing_view(),
+            refits=self._refit_views(), agreeing=self._agreement_view(),
             pictures=self._pictures(path.parent / "figures"), agreement=self._agreement_sentence(),
             methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
@@ -155,6 +168,37 @@ class SmallSampleReport:
         note = "Holm's adjustment over the declared comparisons of each kind of estimate."
         columns = ["Comparison", "Estimate", "Difference of AUC (95 % CI)", "p", "p (Holm)"]
         return View(f"{SOURCE_NAMES[source]}: paired differences", columns, rows, note=note, n_names=2)
+
+    def _refit_views(self) -> list[View]:
+        """Resampling estimates of the declared pipeline, one table per source."""
+        if self.resampled is None:
+            return []
+        found = self.resampled.groupby("source", sort=False)
+        named = [(SOURCE_NAMES[str(source)], resampled_view(own, 0.95)) for source, own in found]
+        return [replace(view, caption=f"{name}: the declared pipeline, by way of resampling") for name, view in named]
+
+    def _agreement_view(self) -> View | None:
+        """Features that agree best between both masks, and those that agree least."""
+        if self.agreement is None or "ccc" not in self.agreement.columns:
+            return None
+        ranked = self.agreement.dropna(subset=["icc"]).sort_values("icc", ascending=False, kind="stable")
+        few = len(ranked) <= 2 * AGREEMENT_SHOWN
+        parts = [("All features", ranked)] if few else [
+            (f"The {AGREEMENT_SHOWN} that agree best", ranked.head(AGREEMENT_SHOWN)),
+            (f"The {AGREEMENT_SHOWN} that agree least", ranked.tail(AGREEMENT_SHOWN)),
+        ]  # fmt: skip
+        rows: list[Row] = []
+        for heading, part in parts:
+            rows.append(Row([Cell(heading)], "group"))
+            rows += [Row(_agreement_cells(row)) for row in part.to_dict("records")]
+        note = (
+            "ICC(2,1): 1 when both masks give the same values (Shrout and Fleiss 1979, doi:10.1037/0033-2909.86.2.420)."
+            " Concordance: Lin 1989 (doi:10.2307/2532051). Bias: predicted minus reference, in the unit of the feature;"
+            " below it the limits between which about 95 % of differences lie (Bland and Altman 1986, "
+            "doi:10.1016/S0140-6736(86)90837-8). All features are in tables/agreement.csv."
+        )
+        columns = ["Feature", "ICC (95 % CI)", "Concordance (95 % CI)", "Bias (limits of agreement below)"]
+        return View("Agreement of each feature between reference and predicted masks", columns, rows, note)
 
     def _missing_view(self) -> View | None:
         if self.missing is None or self.missing.empty:
@@ -231,6 +275,15 @@ class SmallSampleReport:
                 f"{CORRELATION:g} (Obuchowski and McClish 1997).",
             ),
         ]
+
+
+def _agreement_cells(row: Mapping[Any, Any]) -> list[Cell]:
+    limits = f"{row['lower_limit']:.3g} to {row['upper_limit']:.3g}".replace("-", "−")
+    return [
+        Cell(str(row["feature"])), Cell(with_interval(row["icc"], row["lower"], row["upper"])),
+        Cell(with_interval(row["ccc"], row["ccc_lower"], row["ccc_upper"])),
+        Cell(f"{row['bias']:.3g}".replace("-", "−"), limits),
+    ]  # fmt: skip
 
 
 def _draw_estimates(rows: pd.DataFrame, ax: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from hybrid.analysis.reliability import icc, stack_raters
+from hybrid.analysis.reliability import concordance, icc, limits_of_agreement, stack_raters
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
 from hybrid.images import read_mask, to_array
@@ -35,8 +35,10 @@ class BothMasks:
     reference, predicted : DataFrame
         Index ``case_id``; a case without this mask, or whose extraction failed, has no row.
     agreement : DataFrame
-        ICC(2,1) with interval of every feature over the cases with both, see :func:`hybrid.analysis.icc`, with the
-        column ``block`` (``handcrafted`` or ``deep``).
+        ICC(2,1) with interval of every feature over the cases with both, see :func:`hybrid.analysis.icc`; then Lin's
+        ``ccc, ccc_lower, ccc_upper`` (:func:`hybrid.analysis.concordance`), ``bias, lower_limit, upper_limit`` of
+        predicted minus reference (:func:`hybrid.analysis.limits_of_agreement`) and ``block`` (``handcrafted`` or
+        ``deep``).
     missing : DataFrame
         ``case_id, source, reason``: measurements that are not there.
     """
@@ -154,6 +156,10 @@ def _agreement(reference: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame
     columns = [name for name in reference.columns if name.startswith((HANDCRAFTED_PREFIX, DEEP_PREFIX))]
     ratings, names = stack_raters([table.loc[both, columns] for table in (reference, predicted)])
     table = icc(ratings, features=names, kinds=(KIND,), missing="drop")
+    lin = concordance(ratings, features=names, missing="drop")
+    table = table.assign(ccc=lin["ccc"], ccc_lower=lin["lower"], ccc_upper=lin["upper"])
+    limits = limits_of_agreement(ratings, features=names, missing="drop")
+    table = table.assign(**{name: limits[name] for name in ("bias", "lower_limit", "upper_limit")})
     blocks = ["handcrafted" if str(name).startswith(HANDCRAFTED_PREFIX) else "deep" for name in table["feature"]]
     return table.assign(block=blocks)
 

@@ -25,7 +25,7 @@ from .evaluate import cross_validate, permutation_null, prepare_table
 from .files import write_csv, write_json
 from .mask_features import SOURCES, BothMasks, features_of_both_masks
 from .models import fit_model, validate_model
-from .resample import DeclaredPipeline, bootstrap_632, leave_pair_out
+from .resample import DeclaredPipeline, bootstrap_632, leave_pair_out, optimism_bootstrap
 from .train import split_of
 
 logger = logging.getLogger(__name__)
@@ -156,6 +156,7 @@ def run_small_sample(
     report = SmallSampleReport(
         pd.concat([found["estimates"] for found in studied.values()], ignore_index=True),
         pd.concat([found["contrasts"] for found in studied.values()], ignore_index=True),
+        resampled=pd.concat([found["resampled"] for found in studied.values()], ignore_index=True),
         agreement=None if both is None else both.agreement, missing=None if both is None else both.missing,
         run_record=record, title=title, simulated=simulated,
     )  # fmt: skip
@@ -216,7 +217,7 @@ def _study_source(
             **common, **work,
         )  # fmt: skip
         write_csv(null, out / "permutation_null.csv")
-    resampled = _resampled(inside, own, sets, settings, positive, out, work)
+    resampled, refits = _resampled(inside, own, sets, settings, positive, out, work)
     external = _held_out(features, cohort, names, sets, common, work)
     comparison = compare_models(predictions, contrast=contrast, seed=settings.seed)
     contrasts = [comparison.table.assign(source=source, estimate="nested_cv")]
@@ -229,7 +230,10 @@ def _study_source(
         contrasts.append(judged.table.assign(source=source, estimate="held_out"))
     write_csv(predictions, out / "predictions.csv")
     estimates = estimate_rows(source, comparison, resampled, null)
-    return {"estimates": estimates, "contrasts": pd.concat(contrasts, ignore_index=True)}
+    return {
+        "estimates": estimates, "contrasts": pd.concat(contrasts, ignore_index=True),
+        "resampled": refits.assign(source=source),
+    }  # fmt: skip
 
 
 def _feature_sets(columns: Iterable[str]) -> dict[str, str | Sequence[str]]:
@@ -254,21 +258,25 @@ def _feature_sets(columns: Iterable[str]) -> dict[str, str | Sequence[str]]:
 def _resampled(
     features: pd.DataFrame, cohort: Cohort, sets: Mapping[str, str | Sequence[str]], settings: SmallSampleSettings,
     positive: Any, out: Path, work: Mapping[str, Any],
-) -> dict[tuple[str, str], pd.Series]:  # fmt: skip
-    """Leave-pair-out of every set, and .632+ of the declared one."""
+) -> tuple[dict[tuple[str, str], pd.Series], pd.DataFrame]:  # fmt: skip
+    """Leave-pair-out of every set, and .632+ of the declared one; below, every resampling estimate of the latter."""
     rows: dict[tuple[str, str], pd.Series] = {}
+    tables: list[pd.DataFrame] = []
     for name, what in sets.items():
         pipeline = DeclaredPipeline(
             feature_set={name: what}, classifiers=settings.classifiers, inner_folds=settings.inner_folds,
             max_features=settings.max_features, min_icc=settings.min_icc,
         )  # fmt: skip
         common: dict[str, Any] = {"seed": settings.seed, "positive": positive, "out": out / name, **work}
-        rows[name, "leave_pair_out"] = leave_pair_out(features, cohort, pipeline, **common).iloc[0]
+        pairs = leave_pair_out(features, cohort, pipeline, **common)
+        rows[name, "leave_pair_out"] = pairs.iloc[0]
         if name == settings.declared and settings.bootstraps:
             table = bootstrap_632(features, cohort, pipeline, n_bootstrap=settings.bootstraps, **common)
             chosen = table[(table["metric"] == "auc") & (table["method"] == "632_plus")]
             rows[name, "632_plus"] = chosen.iloc[0]
-    return rows
+            corrected = optimism_bootstrap(features, cohort, pipeline, n_bootstrap=settings.bootstraps, **common)
+            tables += [table, corrected[corrected["method"] == "optimism_corrected"], pairs]
+    return rows, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _held_out(

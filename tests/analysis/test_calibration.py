@@ -14,6 +14,8 @@ from hybrid.analysis.calibration import (
     CALIBRATION_METRICS,
     CALIBRATION_SMOOTH_COLUMNS,
     CLIP,
+    CURVE_NOTE,
+    SMOOTH_METRICS,
     brier_score,
     calibration_errors,
     calibration_metrics,
@@ -323,7 +325,17 @@ def test_smoother_is_named_where_the_number_depends_on_it():
     table = calibration_metrics(predictions(Y, P), smoother="lowess", n_bootstrap=5).set_index("metric")
     assert (table.loc[["ici", "e50", "e90", "emax"], "smoother"] == SMOOTHER_NAMES["lowess"]).all()
     assert table.loc["brier", "smoother"] == ""
-    assert table.loc["ici", "method"].endswith("biased upwards in small cohorts")
+    assert table.loc["ici", "method"].endswith(CURVE_NOTE)
+
+
+def test_intervals_of_distances_hold_their_estimate():
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        p = rng.uniform(0.05, 0.95, 60)
+        y = (rng.random(60) < p).astype(int)
+        table = calibration_metrics(predictions(y, p), n_bootstrap=100).set_index("metric")
+        for name in SMOOTH_METRICS:
+            assert table.loc[name, "lower"] <= table.loc[name, "estimate"] <= table.loc[name, "upper"], name
 
 
 def test_a_slope_that_many_draws_leave_undefined_has_no_interval():

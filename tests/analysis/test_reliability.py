@@ -18,6 +18,7 @@ from hybrid.analysis.reliability import (
     SCREENING_COLUMNS,
     concordance,
     icc,
+    limits_of_agreement,
     selection_stability,
     stack_raters,
     univariate_screening,
@@ -525,3 +526,28 @@ def test_p_values_are_uniform_without_any_effect():
 def test_invalid_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_limits_of_agreement_are_those_of_the_definition_and_of_volumes():
+    rng = np.random.default_rng(3)
+    first = rng.normal(50, 10, (30, 2))
+    second = first + np.array([2.0, -1.0]) + rng.normal(0, 3, (30, 2))
+    table = limits_of_agreement(np.stack([first, second], axis=1), features=["volume", "mean"]).set_index("feature")
+    difference = (second - first)[:, 0]
+    sd = difference.std(ddof=1)
+    row = table.loc["volume"]
+    assert row["bias"] == pytest.approx(difference.mean())
+    assert row["upper_limit"] - row["lower_limit"] == pytest.approx(2 * 1.96 * sd)
+    expected = stats.t.interval(0.95, 29, loc=difference.mean(), scale=sd / np.sqrt(30))
+    assert (row["bias_lower"], row["bias_upper"]) == pytest.approx(expected)
+    assert row["limit_margin"] == pytest.approx(stats.t.ppf(0.975, 29) * sd * np.sqrt(3 / 30))
+
+
+def test_limits_of_agreement_of_two_subjects_and_of_three_raters():
+    with pytest.raises(InputError, match="compare two ratings; found 3"):
+        limits_of_agreement(np.zeros((4, 3, 1)))
+    table = limits_of_agreement(np.arange(4.0).reshape(2, 2, 1))
+    assert np.isnan(table["bias"][0])
+    assert table["reason"][0] == "too few complete subjects"
+    missing = np.array([[1.0, 2.0], [3.0, np.nan], [2.0, 2.0], [5.0, 4.0]])
+    assert limits_of_agreement(missing, missing="drop")["n_dropped"][0] == 1

@@ -62,7 +62,14 @@ def test_the_report_has_every_estimate_and_the_volume_beside_them(tmp_path):
     wide = estimates[estimates["estimate"] == "nested_cv"].set_index("feature_set")
     assert wide.loc["handcrafted", "auc"] > 0.75 > wide.loc["volume", "auc"]
     assert wide.loc["handcrafted", "p_permutation"] == pytest.approx(0.25)
-    assert "Handcrafted features" in report.read_text(encoding="utf-8")
+    page = report.read_text(encoding="utf-8")
+    assert "Handcrafted features" in page
+    assert "the declared pipeline, by way of resampling" in page
+    resampled = pd.read_csv(tmp_path / "tables" / "resampled.csv").query("metric == 'auc'").set_index("method")
+    assert set(resampled["feature_set"]) == {"handcrafted"}
+    assert {"632", "632_plus", "optimism_corrected", "leave_pair_out"} <= set(resampled.index)
+    both = estimates.query("feature_set == 'handcrafted'").set_index("estimate")["auc"]
+    assert resampled.loc["632_plus", "estimate"] == both["632_plus"]
     contrasts = pd.read_csv(tmp_path / "tables" / "contrasts.csv")
     assert set(contrasts["estimate"]) == {"nested_cv", "held_out"}
     held = estimates[(estimates["estimate"] == "held_out") & (estimates["feature_set"] == "deep")]
@@ -97,6 +104,10 @@ def test_features_of_both_masks_agree_for_balls_and_a_missed_lesion_is_listed(tm
     volume = both.agreement.set_index("feature").loc[VOLUME]
     assert volume["icc"] > 0.7
     assert volume["n_subjects"] == 5
+    assert volume["ccc"] == pytest.approx(volume["icc"], abs=0.15)
+    grown = both.predicted[VOLUME] - both.reference[VOLUME]
+    assert volume["bias"] == pytest.approx(grown.mean())
+    assert volume["lower_limit"] < volume["bias"] < volume["upper_limit"]
     assert both.missing.to_dict("records") == [
         {"case_id": "c0", "source": "predicted", "reason": "no mask, or none with the label"}
     ]

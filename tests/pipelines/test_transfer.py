@@ -149,6 +149,7 @@ def test_the_outcome_is_classified_by_features_of_both_masks(auxiliary, tmp_path
     assert {"handcrafted", "volume"} == set(estimates["feature_set"])
     agreement = pd.read_csv(report.parent / "tables" / "agreement.csv").set_index("feature")
     assert agreement.loc["rad_original_shape_MeshVolume", "n_subjects"] >= 3
+    assert "doi:10.2307/2532051" in report.read_text(encoding="utf-8")
     with pytest.raises(InputError, match="Unknown structure 'tumour'"):
         classify_transfer(study, structure="tumour")
 
