@@ -65,15 +65,17 @@ class Schedule:
             return 0.0
         return min(1.0, (seconds + 0.5 * seconds / epoch) / (60 * (self.minutes or 1)))
 
-    def rate(self, epoch: int, number: int, seconds: float) -> float:
-        """Learning rate of step ``number`` of ``epoch`` (both from 0), ``seconds`` spent on the epochs before."""
+    def done(self, epoch: int, number: int, seconds: float) -> float:
+        """Share that is over at step ``number`` of ``epoch`` (both from 0), ``seconds`` spent on the epochs before."""
         step = epoch * self.steps + number + 1
         if self.epochs is not None:
-            done = step / (self.epochs * self.steps)
-        else:
-            spent = seconds * (1 + number / max(1, epoch * self.steps))
-            done = max(spent / (60 * (self.minutes or 1)), min(WARM_UP, WARM_UP * step / _SHORTEST_WARM_UP))
-        return self.learning_rate * cosine(done)
+            return step / (self.epochs * self.steps)
+        spent = seconds * (1 + number / max(1, epoch * self.steps))
+        return max(spent / (60 * (self.minutes or 1)), min(WARM_UP, WARM_UP * step / _SHORTEST_WARM_UP))
+
+    def rate(self, epoch: int, number: int, seconds: float) -> float:
+        """Learning rate of a step, see :meth:`done`."""
+        return self.learning_rate * cosine(self.done(epoch, number, seconds))
 
 
 def cosine(done: float) -> float:
@@ -272,13 +274,13 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     except Exception as error:
         raise InputError(
             f"The checkpoint cannot be read ({type(error).__name__}).",
-            advice="Delete it, or start again with resume=False.",
+            advice="Delete it, or start again with --restart (resume=False).",
             path=path,
         ) from error
     if state.get("key") != key:
         raise InputError(
-            "The folder holds the checkpoint of another training (other images, network or settings).",
-            advice="Choose another folder, or start again with resume=False.",
+            "The folder holds the checkpoint of another training (other cases, plan, network or settings).",
+            advice="Choose another folder, or start again with --restart (resume=False).",
             path=path,
         )
     return state

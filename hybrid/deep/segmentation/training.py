@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hybrid.deep.fitting import bf16_helps
+from hybrid.deep.fitting import Schedule, bf16_helps, read_checkpoint, update_average, write_checkpoint
 from hybrid.errors import InputError
 from hybrid.provenance import digest
 
@@ -49,8 +49,6 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 CHECKPOINT: Final = "checkpoint.pt"
 CURVES: Final = "curves.csv"
-WARM_UP: Final = 0.03
-"""Share of the training in which the learning rate rises."""
 
 MONITORED_CASES: Final = 6
 """Cases of each set whose Dice is computed after an epoch."""
@@ -405,11 +403,14 @@ class _Run:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, 0 to 1; half an epoch more or less than the time allowed counts as 1."""
-        if self.settings.minutes is None:
-            return self.epoch / self.epochs
-        half = 0.5 * self.seconds / self.epoch if self.epoch else 0.0
-        return 0.0 if not self.epoch else min(1.0, (self.seconds + half) / (60 * self.settings.minutes))
+        """Share of the training that is done, 0 to 1."""
+        return self.schedule.progress(self.epoch, self.seconds)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Length and learning rate; the number of epochs is that of the checkpoint."""
+        steps, rate = self.settings.steps, self.settings.learning_rate
+        return Schedule(steps, rate, None if self.settings.minutes else self.epochs, self.settings.minutes)
 
     @property
     def last_dice(self) -> float:
@@ -426,15 +427,16 @@ class _Run:
             self.epochs = 0 if self.settings.minutes else self.settings.epochs or 200
 
     def one_epoch(self) -> dict[str, Any]:
-        begin = time.monotonic()
+        begin, schedule = time.monotonic(), self.schedule
         losses = []
         batches = self._batches(self.dataset)
         borrowed = self._batches(self.auxiliary) if self.auxiliary is not None else itertools.repeat(None)
         for number, (batch, other) in enumerate(zip(batches, borrowed, strict=False)):
-            done = self._done(number)
-            rate = self._rate(done)
+            done = schedule.done(self.epoch, number, self.seconds)
+            rate = schedule.rate(self.epoch, number, self.seconds)
             losses.append(self._step(batch, other, done=done, rate=rate))
-            self._average()
+            step = self.epoch * self.settings.steps + number
+            update_average(self.averaged, self._plain(), step=step, decay=self.settings.ema)
         self.epoch += 1
         # All processes go by one clock, so that they agree on the learning rate and on the end.
         self.seconds += self.fabric.broadcast(time.monotonic() - begin)
@@ -490,31 +492,6 @@ class _Run:
         weights = [0.5**i for i in range(len(depths))]
         parts = [self.loss(*annotated_only(_fitting(depth, labels), labels, annotated)) for depth in depths]
         return torch.stack([w * part for w, part in zip(weights, parts, strict=True)]).sum() / sum(weights)
-
-    def _done(self, number: int) -> float:
-        """Share of the training that is behind at a step of the present epoch."""
-        limit = self.settings.minutes
-        if limit is None:
-            return (self.epoch * self.settings.steps + number + 1) / (self.epochs * self.settings.steps)
-        done = (self.seconds + number * self.seconds / max(1, self.epoch * self.settings.steps)) / (60 * limit)
-        return max(done, min(WARM_UP, (self.epoch * self.settings.steps + number + 1) / 2000))
-
-    def _rate(self, done: float) -> float:
-        """Learning rate: up along a line, down along a cosine."""
-        if done < WARM_UP:
-            return self.settings.learning_rate * done / WARM_UP
-        share = min(1.0, (done - WARM_UP) / (1 - WARM_UP))
-        return self.settings.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        step = self.epoch * self.settings.steps
-        decay = min(self.settings.ema, (1 + step) / (10 + step)) if self.settings.ema else 0.0
-        own = dict(self._plain().named_parameters())
-        for name, value in self.averaged.named_parameters():
-            value.lerp_(own[name], 1 - decay)
-        for name, buffer in self.averaged.named_buffers():
-            buffer.copy_(dict(self._plain().named_buffers())[name])
 
     def _plain(self) -> nn.Module:
         return getattr(self.network, "module", self.network)
@@ -578,20 +555,12 @@ class _Run:
             "averaged": self.averaged.state_dict(), "optimiser": self.optimiser.state_dict(),
             "best_score": self.best[0], "best_epoch": self.best[1], "best": self.best[2],
         }  # fmt: skip
-        partial = self.folder / f".part-{CHECKPOINT}"
-        torch.save(state, partial)
-        partial.replace(self.folder / CHECKPOINT)
+        write_checkpoint(state, self.folder / CHECKPOINT)
         pd.DataFrame(self.rows).to_csv(self.folder / CURVES, index=False)
         self.written = time.monotonic()
 
     def _load(self, path: Path) -> None:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["key"] != self.key:
-            raise InputError(
-                "The folder holds the checkpoint of another training (other cases, plan or settings).",
-                advice="Choose another folder, or start again with --restart.",
-                path=path,
-            )
+        state = read_checkpoint(path, self.key)
         self.epoch, self.epochs, self.seconds = state["epoch"], state["epochs"], state["seconds"]
         self.rows = json.loads(state["rows"])
         self._plain().load_state_dict(state["network"])
