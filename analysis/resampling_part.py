@@ -185,16 +185,24 @@ def resampled_view(table: pd.DataFrame, level: float) -> View:
             own = part[part["method"] == method].set_index("metric")
             if len(own):
                 rows.append(Row([Cell(name), *(_resampled_cell(own, metric) for metric in _MEASURES)]))
+    is_pair = table["method"] == "leave_pair_out"
+    pairs = f" {_PAIRS} ({int(table.loc[is_pair, 'n_fits'].max())} fits)." if is_pair.any() else ""
+    n_fits = int(table.loc[~is_pair, "n_fits"].max())
     optimistic = " *: known to be too good for this pipeline." if bool(table["is_optimistic"].any()) else ""
     note = (
-        f"The whole procedure, selection and tuning included, refitted {int(table['n_fits'].max())} times; "
+        f"The whole procedure, selection and tuning included, refitted {n_fits} times; "
         f"{percent(level)} intervals.{optimistic} Efron and Tibshirani 1997 (doi:10.1080/01621459.1997.10474007), "
         "Harrell et al. 1996 (doi:10.1002/(SICI)1097-0258(19960229)15:4<361::AID-SIM168>3.0.CO;2-4). For one pipeline "
         "that was declared beforehand, never for the best of several. Error: share of wrong calls at the model's own "
-        "cut-off."
+        f"cut-off.{pairs}"
     )
     return View("Refits on bootstrap samples of patients", ["Estimate", *_MEASURES.values()], rows, note)
 
+
+_PAIRS: Final = (
+    "Leave-pair-out: refitted without each pair of a patient with and one without the event (Airola et al. 2011, "
+    "doi:10.1016/j.csda.2010.11.018)"
+)
 
 _MEASURES: Final = {"auc": "AUC", "brier": "Brier", "error": "Error"}
 

@@ -247,7 +247,7 @@ class SmallSampleReport:
                 f"Nested cross-validation, {settings.get('repeats', '')} repeats of {settings.get('folds', '')} "
                 "patient-grouped folds: the AUC is computed within each repeat and averaged; intervals resample "
                 "patients. Leave-pair-out refits the whole pipeline without each pair of a positive and a negative "
-                "patient (Airola et al. 2011, doi:10.1016/j.csda.2010.11.023). An AUC pooled over leave-one-out "
+                "patient (Airola et al. 2011, doi:10.1016/j.csda.2010.11.018). An AUC pooled over leave-one-out "
                 "predictions is biased and is not computed. The .632+ bootstrap (Efron and Tibshirani 1997, "
                 f"doi:10.1080/01621459.1997.10474007) is computed for the one declared pipeline ({declared}); the "
                 "copies of a patient share an inner fold, and the no-information value of the AUC is 0.5. With so few "

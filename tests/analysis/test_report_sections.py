@@ -227,6 +227,11 @@ def test_optimistic_estimates_are_marked(resampled):
     view = resampled_view(resampled, 0.95)
     assert [row.cells[1].text for row in view.rows] == ["0.95 *", "0.80 *", "0.71"]
     assert "known to be too good" in view.note
+    assert "Leave-pair-out" not in view.note
+    pair = resampled.tail(1).assign(method="leave_pair_out", metric="auc", n_fits=900)
+    note = resampled_view(pd.concat([resampled, pair]), 0.95).note
+    assert "refitted 200 times" in note
+    assert "(900 fits)" in note
 
 
 def test_table_1_without_a_test_has_no_empty_list_of_tests(predictions, make_cohort, tmp_path):
