@@ -59,6 +59,43 @@ def test_network_with_other_gradients_in_bfloat16_stays_in_32_bits(wrong, with_b
     assert not bf16_helps(network, SAMPLE)
 
 
+class Scaled(torch.autograd.Function):
+    """Product with a matrix whose gradient another function changes in bfloat16."""
+
+    @staticmethod
+    def forward(ctx, values, weight, change):
+        ctx.save_for_backward(values)
+        ctx.change = change if torch.is_autocast_enabled("cpu") else lambda gradient: gradient
+        return values @ weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (values,) = ctx.saved_tensors
+        return None, ctx.change(values.T @ gradient.float()), None
+
+
+def unwritten(gradient):
+    return torch.empty_like(gradient)
+
+
+def turned(gradient):
+    return gradient.flip(0)
+
+
+@pytest.mark.parametrize(("change", "expected"), [(unwritten, False), (turned, False), (torch.clone, True)])
+def test_gradients_must_be_written_and_of_one_direction(change, expected, with_bf16):
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn((160, 160), generator=torch.Generator().manual_seed(0)))
+
+        def forward(self, values):
+            return Scaled.apply(values.flatten(0, 2), self.weight, change)
+
+    sample = torch.randn(SAMPLE.shape, generator=torch.Generator().manual_seed(1))
+    assert bf16_helps(Linear(), sample) is expected
+
+
 def test_small_batches_are_not_tried(with_bf16):
     network = Network()
     assert not bf16_helps(network, SAMPLE[:, :, :60])

@@ -212,13 +212,24 @@ def prefers_bf16(accelerator, precision, network, sample, *, layout):
     return "bf16-mixed" if precision == "auto" else precision
 
 
-# Two strides less: a kernel of torch is wrong in bfloat16 where a convolution sees a single voxel.
+# Two strides less, and twice the size: kernels of torch are wrong in bfloat16 where a convolution sees few voxels.
 SHALLOW = classifier_architecture(
     "resnet10", dims=3, in_channels=1, classes=2, widen=0.125, first_stride=1, max_pool=False
 )
 
 
-def test_resumed_training_keeps_the_precision_it_was_begun_with(images, tmp_path, monkeypatch):
+@pytest.fixture
+def large_images(images):
+    for image in images:
+        values = np.load(image.path)
+        for axis in (1, 2, 3):
+            values = values.repeat(2, axis=axis)
+        np.save(image.path, values)
+    return images
+
+
+def test_resumed_training_keeps_the_precision_it_was_begun_with(large_images, tmp_path, monkeypatch):
+    images = large_images
     monkeypatch.setitem(globals(), "NETWORK", SHALLOW)
     monkeypatch.setattr(training, "choose_precision", prefers_bf16)
     train(images, tmp_path / "a", stop_after=1)
@@ -229,7 +240,8 @@ def test_resumed_training_keeps_the_precision_it_was_begun_with(images, tmp_path
     assert not same_weights(train(images, tmp_path / "c", replace(FAST, precision="32-true")).network, resumed.network)
 
 
-def test_weights_trained_in_bfloat16_are_32_bits_in_the_usual_order(images, tmp_path, monkeypatch):
+def test_weights_trained_in_bfloat16_are_32_bits_in_the_usual_order(large_images, tmp_path, monkeypatch):
+    images = large_images
     monkeypatch.setitem(globals(), "NETWORK", SHALLOW)
     monkeypatch.setattr(training, "choose_precision", prefers_bf16)
     network = train(images, tmp_path, replace(FAST, epochs=1)).network
