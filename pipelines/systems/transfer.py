@@ -20,12 +20,12 @@ import SimpleITK as sitk
 
 from hybrid.analysis.transfer import ARMS, AUXILIARY_WEIGHT
 from hybrid.cases import Case, Cohort
-from hybrid.errors import InputError, LeakageError, unknown_name
+from hybrid.errors import HybridError, InputError, LeakageError, unknown_name
 from hybrid.images import from_array, labels_in, read_image, read_mask, to_array
 from hybrid.provenance import digest, file_digest, versions
 
 from ..files import write_csv, write_json
-from ..runner import Rows, run_cases
+from ..runner import Rows, Task, run_cases, run_tasks
 from ..train import (
     SPLIT_COLUMN,
     all_read,
@@ -129,7 +129,7 @@ class TransferStudy:
     simulated : bool
         Said at the top of the report.
     n_jobs, backend, progress
-        See :func:`hybrid.pipelines.run_tasks`.
+        See :func:`hybrid.pipelines.run_tasks`; with more than one job the arms are trained side by side.
     """
 
     def __init__(
@@ -199,8 +199,7 @@ class TransferStudy:
             for name, cohort in (("primary", self._used), ("auxiliary", self.auxiliary))
         }
         self._train_shared(plans["auxiliary"], prepared["auxiliary"])
-        for run in self.runs:
-            self._train(run, plans["primary"], prepared)
+        self._train_all(plans["primary"], prepared)
         scores = self._judge()
         write_csv(scores, self.out / "scores.csv")
         record = {"settings": self.settings, "versions": versions()}
@@ -336,6 +335,24 @@ class TransferStudy:
                 **self.work,
             )  # fmt: skip
 
+    def _train_all(self, plan: Any, prepared: Mapping[str, Mapping[str, Any]]) -> None:
+        """Train every run that is not there yet: one after the other, or several at once on a thread each."""
+        if self.work["n_jobs"] == 1:
+            for run in self.runs:
+                self._train(run, plan, prepared)
+            return
+        tasks = [Task(run.folder, digest([run.folder]), run) for run in self.runs if run.arm != "zero_shot"]
+        function = functools.partial(train_run, study=self, plan=plan, prepared=prepared)
+        failures = run_tasks(function, tasks, stage="train", **self.work).failures
+        if len(failures):
+            first = failures.iloc[0]
+            raise HybridError(
+                f"{len(failures)} of {len(tasks)} trainings failed, the first one ({first['case_id']}): "
+                f"{first['message']}",
+                advice=f"{first['advice']} The same command goes on with what is missing.",
+                path=self.out,
+            )
+
     def _train(self, run: TransferRun, plan: Any, prepared: Mapping[str, Mapping[str, Any]]) -> None:
         from hybrid.deep.segmentation.segmenter import MODEL_FILE
         from hybrid.deep.segmentation.transfer import Transfer
@@ -383,6 +400,15 @@ class TransferStudy:
                 who = {"case_id": case_id, "patient_id": self.primary[case_id].patient_id}
                 parts += [{**head, **who, **row} for row in rows]
         return pd.DataFrame(parts)
+
+
+def train_run(
+    run: TransferRun, seed: int, *, study: TransferStudy, plan: Any, prepared: Mapping[str, Mapping[str, Any]]
+) -> Rows:
+    """Train one run in a process of its own; the result is its folder."""
+    study.work = {**study.work, "progress": False}
+    study._train(run, plan, prepared)
+    return []
 
 
 def judge_case(

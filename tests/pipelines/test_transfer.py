@@ -5,6 +5,7 @@ import SimpleITK as sitk
 
 from hybrid import Cohort, InputError, LeakageError
 from hybrid.analysis.transfer import ARMS, contrast_arms, first_sentence, summarise_arms
+from hybrid.errors import HybridError
 from hybrid.pipelines import TransferStudy
 from hybrid.pipelines.cli import main
 from hybrid.pipelines.small_sample import SmallSampleSettings
@@ -58,6 +59,29 @@ def test_all_arms_from_tables_to_report_and_a_second_run_trains_nothing(primary,
     TransferStudy(primary, auxiliary, tmp_path / "out", sizes=(2,), weights=(0.0,), **FAST).run()
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("model.safetensors")}
     pd.testing.assert_frame_equal(scores, pd.read_csv(tmp_path / "out" / "scores.csv"))
+
+
+def test_arms_that_are_trained_side_by_side_give_the_same_scores(primary, auxiliary, tmp_path):
+    settings = {**FAST, "arms": ("primary_only", "zero_shot", "fine_tune")}
+    TransferStudy(primary, auxiliary, tmp_path / "alone", **settings).run()
+    TransferStudy(primary, auxiliary, tmp_path / "together", n_jobs=2, **settings).run()
+    alone, together = (pd.read_csv(tmp_path / name / "scores.csv") for name in ("alone", "together"))
+    keys = ["arm", "case_id", "structure", "metric"]
+    for arm in settings["arms"]:
+        values = [table[table["arm"] == arm].set_index(keys)["value"] for table in (alone, together)]
+        pd.testing.assert_series_equal(*values)
+
+
+def test_a_failed_training_is_named_and_what_is_missing_is_trained_again(primary, auxiliary, tmp_path):
+    settings = {**FAST, "arms": ("primary_only", "fine_tune"), "n_jobs": 2}
+    broken = tmp_path / "out" / "runs" / "fine_tune" / "seed0_n004_w0.5"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where a folder should be")
+    with pytest.raises(HybridError, match=r"1 of 2 trainings failed, the first one .*fine_tune"):
+        TransferStudy(primary, auxiliary, tmp_path / "out", **settings).run()
+    broken.unlink()
+    TransferStudy(primary, auxiliary, tmp_path / "out", **settings).run()
+    assert set(pd.read_csv(tmp_path / "out" / "scores.csv")["arm"]) == {"primary_only", "fine_tune"}
 
 
 def test_every_patient_is_tested_once_per_repeat_and_never_trained_on(auxiliary, tmp_path):
