@@ -220,6 +220,7 @@ def explain_case(
 ) -> Rows:
     """Draw and write the maps of one case; returns a row for each lesion."""
     from hybrid.deep.explain import explain_encoder, explain_lesion
+    from hybrid.deep.segmentation.lesion_classes import LesionClassifier
 
     explained = load_explained(model, modality)
     rows = []
@@ -227,7 +228,7 @@ def explain_case(
         name = f"{quote(case.case_id, safe=' ()+,=@')}_{lesion['label']}-{lesion['lesion_id']}"
         common = {"layer": chosen["layer"], "method": chosen["method"], "case_id": name}
         probability = None
-        if hasattr(explained, "classes"):
+        if isinstance(explained, LesionClassifier):
             found = explain_lesion(explained, image, single, folder, target=chosen["target"], **common)
             values, _ = explained.classify([explained.input(image, single, case_id=case.case_id)])
             probability = float(values[0][explained.classes.index(found.explained)])
@@ -259,6 +260,7 @@ def check_lesion_maps(
     from hybrid.deep.explain import EmbeddingLength
     from hybrid.deep.preprocessing import crop_lesion, network_input
     from hybrid.deep.saliency import randomisation_check
+    from hybrid.deep.segmentation.lesion_classes import LesionClassifier
 
     largest = maps.sort_values(["volume_ml", "case_id"], ascending=[False, True]).drop_duplicates("patient_id")
     largest = largest.head(CHECKED_LESIONS)
@@ -268,10 +270,12 @@ def check_lesion_maps(
             if f"{lesion['label']}-{lesion['lesion_id']}" == row.lesion_id:
                 crop = crop_lesion(image, single, explained.preprocessing, case_id=row.case_id)
                 inputs.append(network_input(crop, explained.preprocessing))
-    head = getattr(explained, "head", None)
-    network = nn.Sequential(explained.network, head if head is not None else EmbeddingLength())
+    if isinstance(explained, LesionClassifier):
+        network = nn.Sequential(explained.network, explained.head)
+        targets = [explained.classes.index(name) for name in largest["explained"]]
+    else:
+        network, targets = nn.Sequential(explained.network, EmbeddingLength()), [0] * len(largest)
     layer = None if chosen["layer"] is None else f"0.{chosen['layer']}"
-    targets = [explained.classes.index(name) if head is not None else 0 for name in largest["explained"]]
     check = randomisation_check(network, inputs, targets=targets, layer=layer, method=chosen["method"])
     names = largest[["case_id", "lesion_id"]].iloc[check["image"]].reset_index(drop=True)
     return pd.concat([names, check.assign(layer=check["layer"].str.removeprefix("0."))], axis=1)

@@ -229,7 +229,7 @@ def bf16_helps(
         gradients.append([p.grad.detach().float().flatten() for p in network.parameters() if p.grad is not None])
     same = torch.nn.functional.cosine_similarity(results[0], results[1], dim=0)
     matrices = [p.dim() > 1 for p in network.parameters() if p.grad is not None]
-    return bool(same > SAME_RESULT) and _alike(*gradients, matrices)
+    return bool(same > SAME_RESULT) and _alike(gradients[0], gradients[1], matrices)
 
 
 def _spoil_free_memory(network: nn.Module) -> None:
