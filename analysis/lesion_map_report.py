@@ -15,13 +15,12 @@ from hybrid.tables import require_columns
 
 from .figures import Picture, write_bytes
 from .pages import render
-from .views import Cell, Row, View
+from .views import Cell, Row, View, failures_view
 from .wording import number
 
 SHOWN: Final = 12
 """Pictures on the page, by turns over what is explained."""
 
-LISTED: Final = 20
 PARTLY, HARDLY = 0.3, 0.5
 """Mean rank correlations with untrained copies from which the maps depend partly, and hardly, on what was learnt."""
 
@@ -89,7 +88,7 @@ class LesionMapReport:
         text = render(
             "lesion_maps.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             summary=self._summary_view(), pictures=self._pictures(), n_maps=len(self.maps),
-            failures=self._failure_view(), methods=self._methods(), versions=versions,
+            failures=failures_view(self.failures, "Not explained"), methods=self._methods(), versions=versions,
             settings=json.dumps(self.record.get("settings", {}), indent=1),
         )  # fmt: skip
         return write_bytes(text.encode(), Path(path))
@@ -163,16 +162,6 @@ class LesionMapReport:
         caption = f"{row['case_id']}, lesion {row['lesion_id']}: {row['explained']}{sure}"
         source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         return Picture(Path(str(row["picture"])).stem.replace(" ", "_"), source, f"Map of {caption}", caption)
-
-    def _failure_view(self) -> View | None:
-        if self.failures.empty:
-            return None
-        rows = [
-            Row([Cell(str(row["case_id"])), Cell(str(row["message"])), Cell(str(row["advice"]))])
-            for row in self.failures.head(LISTED).to_dict("records")
-        ]
-        note = "" if len(self.failures) <= LISTED else f"The first {LISTED} of {len(self.failures)}; see failures.csv."
-        return View("Not explained", ["Case", "Problem", "What to do"], rows, note, 3)
 
     def _methods(self) -> list[tuple[str, str]]:
         first = self.maps.iloc[0]

@@ -323,12 +323,7 @@ def concordance(
         For another number of raters than two, or missing ratings with ``missing="error"``.
     """
     check_level(level)
-    values, names = _check_ratings(ratings, features)
-    if values.shape[1] != 2:
-        raise InputError(
-            f"Lin's coefficient compares two ratings; found {values.shape[1]}.", advice="Use icc for more raters."
-        )
-    kept = _complete(values, names, missing)
+    values, names, kept = _two_ratings(ratings, features, missing, "Lin's coefficient compares")
     n = kept.sum(axis=0)
     weight = kept[:, None, :]
     values = np.where(weight, values, 0.0)
@@ -393,12 +388,7 @@ def limits_of_agreement(
         For another number of raters than two, or missing ratings with ``missing="error"``.
     """
     check_level(level)
-    values, names = _check_ratings(ratings, features)
-    if values.shape[1] != 2:
-        raise InputError(
-            f"Limits of agreement compare two ratings; found {values.shape[1]}.", advice="Use icc for more raters."
-        )
-    kept = _complete(values, names, missing)
+    values, names, kept = _two_ratings(ratings, features, missing, "Limits of agreement compare")
     n = kept.sum(axis=0)
     difference = np.where(kept, values[:, 1] - values[:, 0], 0.0)
     bias = difference.sum(axis=0) / np.maximum(n, 1)
@@ -409,6 +399,16 @@ def limits_of_agreement(
     numbers = np.where(n < 3, np.nan, numbers)
     columns = (_as_objects(names), *numbers, n, len(values) - n, np.where(n < 3, TOO_FEW, ""))
     return pd.DataFrame(dict(zip(LIMITS_COLUMNS, columns, strict=True)))
+
+
+def _two_ratings(
+    ratings: ArrayLike, features: Sequence[Any] | None, missing: str, what: str
+) -> tuple[FloatArray, list[Any], BoolArray]:
+    """Ratings by two raters, names of the features, and which subjects have both values; ``what`` begins the error."""
+    values, names = _check_ratings(ratings, features)
+    if values.shape[1] != 2:
+        raise InputError(f"{what} two ratings; found {values.shape[1]}.", advice="Use icc for more raters.")
+    return values, names, _complete(values, names, missing)
 
 
 def _check_ratings(ratings: ArrayLike, features: Sequence[Any] | None) -> tuple[FloatArray, list[Any]]:

@@ -18,7 +18,7 @@ from . import slices as own
 from .figures import Album, Picture, write_bytes
 from .pages import render
 from .slices import FINDING, NO_FINDING, PUBLISHED_SOURCE, TOP_SLICES, figure
-from .views import Cell, Row, View
+from .views import Cell, Row, View, failures_view
 from .wording import MISSING, interval, number, p_value, short_path, with_interval
 
 METRIC_NAMES: Final = {
@@ -201,7 +201,7 @@ class SliceReport:
             patients=self._patient_views(), baselines=self._baseline_view(), splits=self._split_view(),
             shortcuts=self._shortcut_view(), flagged=self._flagged(), pointing=self._pointing_view(),
             layers=self._layer_view(), sanity=self._sanity(), gallery=self._gallery(),
-            failures=self._failure_view(), methods=self._methods(),
+            failures=failures_view(self.failures, "Not read"), methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
             files=sorted(self.tables),
@@ -489,16 +489,6 @@ class SliceReport:
         caption = f"{row['case_id']}, slice {row['slice']}: probability {number(float(row['probability']))}"
         name = Path(str(row["picture"])).stem.replace(" ", "_")
         return Picture(f"map_{name}", source, f"Map of {row['case_id']}, slice {row['slice']}, {row['kind']}", caption)
-
-    def _failure_view(self) -> View | None:
-        if self.failures is None or self.failures.empty:
-            return None
-        rows = [
-            Row([Cell(str(row["case_id"])), Cell(str(row["message"])), Cell(str(row["advice"]))])
-            for row in self.failures.head(LISTED).to_dict("records")
-        ]
-        note = "" if len(self.failures) <= LISTED else f"The first {LISTED} of {len(self.failures)}; see failures.csv."
-        return View("Not read", ["Case", "Problem", "What to do"], rows, note, 3)
 
     # Figures and methods
 

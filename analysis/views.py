@@ -300,6 +300,22 @@ def problems_view(problems: pd.DataFrame) -> View | None:
     return View("Problems found in the input", ["Case", "Severity", "Problem"], rows, n_names=3)
 
 
+LISTED: Final = 20
+"""Failures that a page lists; the others are in ``failures.csv``."""
+
+
+def failures_view(failures: pd.DataFrame | None, caption: str) -> View | None:
+    """Build the table of cases that failed: the first :data:`LISTED`, and how many there are."""
+    if failures is None or failures.empty:
+        return None
+    rows = [
+        Row([Cell(str(row["case_id"])), Cell(str(row["message"])), Cell(str(row["advice"]))])
+        for row in failures.head(LISTED).to_dict("records")
+    ]
+    note = "" if len(failures) <= LISTED else f"The first {LISTED} of {len(failures)}; see failures.csv."
+    return View(caption, ["Case", "Problem", "What to do"], rows, note, 3)
+
+
 def features_view(summary: pd.DataFrame | None) -> View | None:
     """Build the summary of features."""
     if summary is None or summary.empty:
