@@ -1,6 +1,6 @@
 """Quality of the slice classifier (system e) on simulated head CT. Run by hand.
 
-    python tests/benchmarks/slice_quality.py --out run/heads  # 9,600 slices of 400 patients, two networks
+    python tests/benchmarks/slice_quality.py --out run/heads  # 28,800 slices of 1200 patients, two networks
     python tests/benchmarks/slice_quality.py --out run/small --patients 40 --minutes 2 --no-comparison
 
 Prints the AUC with its interval on test patients (patients split 7 : 2 : 1), the trivial models beside it, the figures
@@ -23,7 +23,7 @@ def main() -> None:
     """Simulate, run the study, print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--patients", type=int, default=400)
+    parser.add_argument("--patients", type=int, default=1200)
     parser.add_argument("--size", type=int, default=96, help="pixels of the network's input")
     parser.add_argument("--network", default="resnet18")
     parser.add_argument("--widen", type=float, default=0.5, help="factor on the channels of the network")
