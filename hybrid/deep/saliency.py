@@ -36,6 +36,7 @@ from torch import nn
 from hybrid.errors import GeometryError, InputError, unknown_name
 from hybrid.images import from_array, orientation_of, to_array, write_image
 
+from .hooks import watching
 from .preprocessing import Crop
 
 METHODS: Final = ("gradcam", "gradcam++")
@@ -278,13 +279,12 @@ def _watch(network: nn.Module, batch: torch.Tensor) -> list[tuple[str, nn.Module
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in network.named_modules() if name]
-    try:
-        with torch.no_grad():
-            network(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with contextlib.ExitStack() as stack:
+        for name, module in network.named_modules():
+            if name:
+                stack.enter_context(watching(module, note(name)))
+        stack.enter_context(torch.no_grad())
+        network(batch)
     return seen
 
 
@@ -316,12 +316,8 @@ def _features_and_gradient(
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()  # an in-place activation may follow and overwrite what it is given
 
-    handle = network.get_submodule(layer).register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            scores = network(batch)
-    finally:
-        handle.remove()
+    with watching(network.get_submodule(layer), keep), torch.enable_grad():
+        scores = network(batch)
     chosen = _chosen_output(scores, target)
     score = scores.reshape(-1)[chosen]
     gradient = torch.autograd.grad(score, kept[-1], allow_unused=True)[0] if score.requires_grad else None

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from scipy import optimize
 
 from hybrid.deep.embeddings import one_thread
+from hybrid.deep.hooks import watching
 from hybrid.errors import HybridError, InputError, LeakageError, WeightsError
 from hybrid.provenance import digest, file_digest, hashed_patient
 
@@ -126,11 +127,8 @@ def _scores(network: ResNet, batch: torch.Tensor) -> np.ndarray:
     """
     last: Any = network.fc
     kept: list[torch.Tensor] = []
-    handle = last.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
-    try:
+    with watching(last, lambda _module, inputs: kept.append(inputs[0]), before=True):
         network(batch)
-    finally:
-        handle.remove()
     features, weight, bias = (t.float().cpu().numpy().astype(np.float64) for t in (kept[0], last.weight, last.bias))
     return np.asarray((features[:, None, :] * weight[None]).sum(axis=-1) + bias)
 

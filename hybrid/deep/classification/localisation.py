@@ -19,6 +19,7 @@ import torch
 from monai.networks.nets.resnet import ResNet
 from torch import nn
 
+from hybrid.deep.hooks import watching
 from hybrid.deep.segmentation.geometry import resize
 from hybrid.images import align_mask, orientation_of, read_mask, to_array
 
@@ -119,11 +120,8 @@ class LocalisingNetwork(nn.Module):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B, classes), and scores of the cells (B, 1, ...)."""
         kept: list[torch.Tensor] = []
-        handle = getattr(self.trunk, STAGE).register_forward_hook(lambda _m, _i, found: kept.append(found))
-        try:
+        with watching(getattr(self.trunk, STAGE), lambda _m, _i, found: kept.append(found)):
             scores = self.trunk(images)
-        finally:
-            handle.remove()
         return scores, self.places(kept[0])
 
 

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +39,22 @@ def classifier(seed=0, temperature=2.0, classes=("big", "small"), patients=("p1"
 @pytest.fixture
 def volumes(tmp_path):
     return [write_volume(tmp_path / f"v{number}.nii.gz", blob(number, 3 + number)) for number in range(3)]
+
+
+def test_threads_that_share_a_network_get_the_results_of_their_own_images():
+    one = classifier()
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(0, 1 + number, (1, 16, 16, 16)).astype(np.float32) for number in range(40)]
+
+    def look(values):
+        return one.probabilities(values), saliency_map(one.networks[0], values, target=0, layer="layer1").values
+
+    alone = [look(values) for values in inputs]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(look, inputs))
+    for first, second in zip(alone, together, strict=True):
+        np.testing.assert_allclose(second[0], first[0], atol=1e-6)
+        np.testing.assert_allclose(second[1], first[1], atol=1e-3)
 
 
 # Temperature
