@@ -80,9 +80,6 @@ class SegmentationPlan:
     crop_margin_mm : float, optional
         Training cases are cropped to their foreground and this margin (the second stage of a cascade); None: whole
         scans.
-    by_region : bool
-        Training patches that are centred on foreground are drawn by connected region, so that a small lesion is seen as
-        often as a large one beside it; otherwise by voxel.
     architecture : dict
         What the fields above do not say of a network that follows a weight file: features, blocks, normalisation (see
         :mod:`~hybrid.deep.segmentation.networks`). Empty for our own.
@@ -104,7 +101,6 @@ class SegmentationPlan:
     mirror_axes: tuple[int, ...] = (2,)
     foreground_share: float = 0.5
     crop_margin_mm: float | None = None
-    by_region: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -418,7 +414,7 @@ def describe_plan(plan: SegmentationPlan) -> pd.DataFrame:
         "Network": f"{plan.network}, {len(plan.strides)} stages, {plan.width} features in the first",
         "Voxel size (z, y, x)": " × ".join(f"{v:.2f}" for v in plan.spacing) + " mm",
         "Patch (z, y, x)": " × ".join(str(n) for n in plan.patch) + " voxels",
-        "Patches per step": f"{plan.batch}, drawn by {'connected region' if plan.by_region else 'voxel'}",
+        "Patches per step": str(plan.batch),
         "Labels": ", ".join(f"{v} {name}" for v, name in zip(plan.labels, plan.label_names, strict=True)),
         "Intensities": _describe_intensity(plan),
         "Bias correction": "N4" if plan.bias_correction else "none",

@@ -11,7 +11,6 @@ import SimpleITK as sitk
 
 from hybrid.errors import InputError
 from hybrid.images import Orientation, orientation_of, to_array
-from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
@@ -19,9 +18,6 @@ from .planning import SegmentationPlan
 
 COORDINATES_KEPT: Final = 4000
 """Foreground voxels remembered per label, to centre training patches on."""
-
-WHOLE_REGION: Final = 8
-"""Voxels from which on a connected region has its full share when patches are drawn by region."""
 
 CLIP_PERCENTILES: Final = (0.5, 99.5)
 
@@ -167,32 +163,13 @@ def write_training_case(
     labels = labels[box]
     values = network_array(scan, plan, box)
     rng = np.random.default_rng(0)
-    drawn = _places_by_region if plan.by_region else _places
-    places: dict[str, Any] = {f"places_{number}": drawn(labels == number, rng) for number in range(1, plan.channels)}
+    places: dict[str, Any] = {f"places_{number}": _places(labels == number, rng) for number in range(1, plan.channels)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part.npz")
     np.savez(partial, image=values.astype(np.float16), labels=labels, **places)
     partial.replace(path)
     counts = {f"voxels_{name}": int((labels == i).sum()) for i, name in enumerate(plan.label_names, 1)}
     return {"shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts}
-
-
-def _places_by_region(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Voxels of which every connected region has as many, whatever its size; specks of a few voxels have fewer."""
-    numbers, count = label_lesions(region, (1.0, 1.0, 1.0))
-    if not count:
-        return np.zeros((0, 3), np.int16)
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    weights = np.minimum(sizes / WHOLE_REGION, 1.0)
-    shares = np.maximum(1, np.round(COORDINATES_KEPT * weights / weights.sum())).astype(int)
-    found = np.argwhere(numbers).astype(np.int16)
-    owner = numbers[numbers > 0]
-    order = np.argsort(owner, kind="stable")
-    starts = np.cumsum(sizes) - sizes
-    drawn = [
-        order[start + rng.integers(size, size=share)] for start, size, share in zip(starts, sizes, shares, strict=True)
-    ]
-    return found[np.concatenate(drawn)]
 
 
 def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:

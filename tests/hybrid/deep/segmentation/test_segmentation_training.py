@@ -4,7 +4,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
 import torch
 
 from hybrid.deep.segmentation import training
@@ -224,29 +223,3 @@ def test_two_processes_see_different_patches_and_write_one_model(plan, cases, tm
     stored = torch.load(tmp_path / "two" / CHECKPOINT, weights_only=True)
     assert stored["epoch"] == 2
     assert set(stored["network"]) == set(alone.network.state_dict())
-
-
-def test_places_by_region_see_a_small_lesion_as_often_as_a_large_one(plan, tmp_path):
-    image, mask = blob_case(0)
-    values = np.zeros(sitk.GetArrayFromImage(mask).shape, np.uint8)
-    values[2:12, 2:12, 2:12], values[16:18, 16:18, 16:18], values[20, 2, 2] = 1, 1, 1
-    drawn = sitk.GetImageFromArray(values)
-    drawn.CopyInformation(mask)
-    counts = {}
-    for by_region in (False, True):
-        path = tmp_path / f"{by_region}.npz"
-        write_training_case(image, drawn, replace(plan, by_region=by_region), path, case_id="a")
-        places = np.load(path)["places_1"].astype(float)
-        scale = np.load(path)["labels"].shape[0] / values.shape[0]
-        large = (places < 14 * scale).all(axis=1).mean()
-        small = (places > 14 * scale).all(axis=1).mean()
-        counts[by_region] = (large, small, 1 - large - small)
-    assert counts[False][0] > 0.95
-    assert counts[True][0] == pytest.approx(counts[True][1], abs=0.1)
-    assert 0 < counts[True][2] < counts[True][1] / 2  # a speck counts less
-
-
-def test_places_by_region_of_an_empty_label_are_none(plan, tmp_path):
-    image, mask = blob_case(0)
-    write_training_case(image, mask * 0, replace(plan, by_region=True), tmp_path / "a.npz", case_id="a")
-    assert np.load(tmp_path / "a.npz")["places_1"].shape == (0, 3)
