@@ -176,12 +176,14 @@ def choose_precision(
 
 
 def bf16_instructions() -> bool:
-    """Whether this CPU multiplies in bfloat16 by instructions of its own (AMX, or AVX-512 with bfloat16).
+    """Whether this CPU multiplies in bfloat16 by matrix instructions of its own (AMX).
 
-    Without them bfloat16 is emulated and slower (pytorch#86270). Versions of PyTorch that cannot tell count as without.
+    Without them bfloat16 is emulated and slower (pytorch#86270). With those of AVX-512 alone (AMD, Zen 4) kernels of
+    torch 2.13 leave gradients of small 3D feature maps unwritten, and a training diverged although a trial step agreed.
+    Versions of PyTorch that cannot tell count as without.
     """
     known: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return any(known().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return bool(known().get("amx_bf16", False))
 
 
 def bf16_helps(
