@@ -8,7 +8,6 @@ what was learnt.
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from hybrid.deep.segmentation.lesion_classes import LesionClassifier
 
     Explained = LesionClassifier | Encoder
-
-logger = logging.getLogger(__name__)
 
 FOLDER: Final = "saliency"
 TABLE: Final = "lesion_maps.csv"
@@ -141,7 +138,6 @@ def explain_lesions(
     return maps
 
 
-@functools.lru_cache(maxsize=2)
 def load_explained(model: str, modality: str | None = None) -> Explained:
     """Load what is explained: a cascade's third stage, a classifier of lesions, or an encoder.
 
@@ -150,6 +146,12 @@ def load_explained(model: str, modality: str | None = None) -> Explained:
     InputError
         For a folder of another kind, or a cascade without a third stage.
     """
+    files = [path for path in (Path(model), Path(model) / "model.json") if path.exists()]
+    return _loaded(model, modality, tuple(path.stat().st_mtime_ns for path in files))
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(model: str, modality: str | None, stamp: tuple[int, ...]) -> Explained:
     from hybrid.deep.embeddings import load_encoder
     from hybrid.deep.segmentation import cascade, lesion_classes
 
