@@ -92,7 +92,7 @@ from .survival_curves import hazard_ratio, kaplan_meier, log_rank, median_surviv
 from .survival_plots import plot_kaplan_meier, plot_survival_auc, plot_survival_calibration
 from .survival_report import SurvivalReport
 from .survival_tables import compare_survival, evaluate_survival
-from .transfer import contrast_arms, summarise_arms
+from .transfer import contrast_arms, contrast_values, summarise_arms
 from .transfer_report import TransferReport
 from .usefulness import (
     compare_reclassification,
@@ -163,6 +163,7 @@ __all__ = [
     "confusion",
     "confusion_table",
     "contrast_arms",
+    "contrast_values",
     "corrected_resampled_t",
     "coverage_table",
     "critical_difference",

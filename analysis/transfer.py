@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,14 +34,23 @@ AUXILIARY_WEIGHT: Final = 0.5
 SCORE_COLUMNS: Final = ("arm", "run", "case_id", "patient_id", "structure", "metric", "value")
 """Columns of the table of scores; ``run`` tells repeats (seeds, folds) of an arm apart."""
 
+COMPARED: Final = ("dice", "surface_dice")
+"""Metrics that arms are compared by."""
+
 SUMMARY_COLUMNS: Final = ("arm", "structure", "metric", "n_patients", "n_runs", "mean", "ci_low", "ci_high", "run_sd")
-CONTRAST_COLUMNS: Final = (
-    "arm", "reference", "structure", "metric", "n_patients", "difference", "ci_low", "ci_high", "p", "p_holm",
-)  # fmt: skip
+TEST_COLUMNS: Final = ("structure", "metric", "n_patients", "difference", "ci_low", "ci_high", "p", "p_holm")
+CONTRAST_COLUMNS: Final = ("arm", "reference", *TEST_COLUMNS)
 
 
-def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
+def check_scores(scores: pd.DataFrame, *, within: Sequence[str] = ()) -> pd.DataFrame:
     """Validate a table of scores.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        See :data:`SCORE_COLUMNS`.
+    within : sequence of str
+        Further columns that tell trainings of a run apart.
 
     Raises
     ------
@@ -51,7 +61,7 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     for arm in scores["arm"].unique():
         if arm not in ARMS:
             raise unknown_name("arm", arm, ARMS)
-    key = ["arm", "run", "case_id", "structure", "metric"]
+    key = ["arm", "run", "case_id", "structure", "metric", *within]
     twice = scores.duplicated(key)
     if twice.any():
         raise InputError("A case has two values in one run.", case_id=str(scores.loc[twice, "case_id"].iloc[0]))
@@ -119,7 +129,7 @@ def contrast_arms(
     scores: pd.DataFrame,
     *,
     reference: str = "primary_only",
-    metric: str = "dice",
+    metrics: Sequence[str] = COMPARED,
     n_boot: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -132,8 +142,8 @@ def contrast_arms(
         See :data:`SCORE_COLUMNS`.
     reference : str
         Arm that the others are compared with.
-    metric : str
-        Metric to compare.
+    metrics : sequence of str
+        Metrics to compare, as far as the table has them.
     n_boot, seed, level
         See :func:`summarise_arms`.
 
@@ -141,29 +151,92 @@ def contrast_arms(
     -------
     DataFrame
         Columns :data:`CONTRAST_COLUMNS`: mean difference over patients (means over their cases and runs) with a
-        bootstrap interval, p of Wilcoxon's signed-rank test, and p adjusted by Holm's method over the whole table.
+        bootstrap interval, p of Wilcoxon's signed-rank test (1945, doi:10.2307/3001968), and p adjusted by Holm's
+        method over the whole table, all metrics and structures together.
 
     Raises
     ------
     InputError
-        When the reference arm or the metric is not in the table.
+        When the reference arm or every metric is absent from the table.
     """
     table = check_scores(scores)
-    for name, column in ((reference, "arm"), (metric, "metric")):
-        if name not in set(table[column]):
-            raise unknown_name(column, name, table[column].unique())
-    table = table[table["metric"] == metric]
-    means = table.groupby(["structure", "patient_id", "arm"])["value"].mean().unstack("arm")
+    if reference not in set(table["arm"]):
+        raise unknown_name("arm", reference, table["arm"].unique())
+    rows = _paired_tests(table, "arm", reference, metrics, n_boot, seed, level)
+    order = {arm: i for i, arm in enumerate(ARMS)}
+    rows = rows.sort_values("arm", key=lambda column: column.map(order), kind="stable")
+    rows = rows.sort_values(["metric", "structure"], key=_first_seen, kind="stable", ignore_index=True)
+    rows.insert(1, "reference", reference)
+    return _with_holm(rows)[list(CONTRAST_COLUMNS)]
+
+
+def contrast_values(
+    scores: pd.DataFrame,
+    column: str,
+    *,
+    metrics: Sequence[str] = COMPARED,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Paired differences within an arm: fewer training patients, or a heavier auxiliary loss.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        As for :func:`varied_scores`.
+    column : {"n_training", "weight"}
+        What varies. Numbers of patients are compared with the largest one, weights with the smallest one.
+    metrics, n_boot, seed, level
+        See :func:`contrast_arms`.
+
+    Returns
+    -------
+    DataFrame
+        ``arm``, the column, ``reference`` (its value) and as in :func:`contrast_arms`, adjusted over the whole table.
+        A run (seed or fold) counts only if it was trained with both values.
+    """
+    parts = []
+    table = check_scores(scores, within=("n_training", "weight"))
+    for arm, own in varied_scores(table, column).groupby("arm", sort=False):
+        reference = own[column].max() if column == "n_training" else own[column].min()
+        for value in sorted(set(own[column]) - {reference}):
+            pair = own[own[column].isin([value, reference])]
+            both = pair.groupby("run")[column].nunique() == 2
+            pair = pair[pair["run"].isin(both.index[both])]
+            rows = _paired_tests(pair, column, reference, metrics, n_boot, seed, level)
+            parts.append(rows.assign(arm=arm, reference=reference))
+    columns = ["arm", column, "reference", *TEST_COLUMNS]
+    return _with_holm(pd.concat(parts, ignore_index=True))[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _paired_tests(
+    table: pd.DataFrame, column: str, reference: Any, metrics: Sequence[str], n_boot: int, seed: int, level: float
+) -> pd.DataFrame:
+    """Differences from the rows in which ``column`` has the value ``reference``, by metric, structure and value."""
+    known = [metric for metric in metrics if metric in set(table["metric"])]
+    if not known:
+        raise unknown_name("metric", next(iter(metrics), ""), table["metric"].unique())
+    means = table.groupby(["metric", "structure", "patient_id", column])["value"].mean().unstack(column)
     rows = []
-    for structure in table["structure"].unique():
-        wide = means.loc[structure]
-        for arm in [name for name in ARMS if name in wide.columns and name != reference]:
-            difference = (wide[arm] - wide[reference]).dropna().to_numpy()
-            low, high = _interval(difference, n_boot, seed, level)
-            mean = float(difference.mean()) if difference.size else np.nan
-            rows.append((arm, reference, structure, metric, difference.size, mean, low, high, _wilcoxon(difference)))
-    result = pd.DataFrame(rows, columns=list(CONTRAST_COLUMNS[:-1]))
-    return result.assign(p_holm=adjust(result["p"].to_numpy(dtype=float), "holm").p)
+    for metric in known:
+        for structure in table.loc[table["metric"] == metric, "structure"].unique():
+            wide = means.loc[(metric, structure)]
+            for value in [name for name in wide.columns if name != reference]:
+                difference = (wide[value] - wide[reference]).dropna().to_numpy()
+                low, high = _interval(difference, n_boot, seed, level)
+                mean = float(difference.mean()) if difference.size else np.nan
+                rows.append((value, structure, metric, difference.size, mean, low, high, _wilcoxon(difference)))
+    return pd.DataFrame(rows, columns=[column, *TEST_COLUMNS[:-1]])
+
+
+def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(p_holm=adjust(table["p"].to_numpy(dtype=float), "holm").p)
+
+
+def _first_seen(column: pd.Series) -> pd.Series:
+    """Sort key: the order in which values occur first."""
+    return column.map({value: i for i, value in enumerate(column.unique())})
 
 
 def _interval(values: np.ndarray, n_boot: int, seed: int, level: float) -> tuple[float, float]:
@@ -284,14 +357,14 @@ def plot_wiring(ax: Axes | None = None) -> Axes:
 
 
 def first_sentence(contrasts: pd.DataFrame) -> str:
-    """Say whether borrowing helped, from the contrasts with the primary cohort alone.
+    """Say whether borrowing helped, from the contrasts of Dice with the primary cohort alone.
 
     Parameters
     ----------
     contrasts : DataFrame
         From :func:`contrast_arms`.
     """
-    rows = contrasts.sort_values("difference", ascending=False)
+    rows = contrasts[contrasts["metric"] == "dice"].sort_values("difference", ascending=False)
     better = rows[(rows["ci_low"] > 0) & (rows["p_holm"] < 0.05)]
     worse = rows[(rows["ci_high"] < 0) & (rows["p_holm"] < 0.05)]
     if better.empty and worse.empty:

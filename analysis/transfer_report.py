@@ -14,12 +14,28 @@ from . import transfer as study
 from .figures import Album, Picture, write_bytes
 from .pages import render
 from .published import published_table, published_view
-from .transfer import ARMS, contrast_arms, first_sentence, summarise_arms, usual_scores, varied_scores
+from .transfer import (
+    ARMS,
+    contrast_arms,
+    contrast_values,
+    first_sentence,
+    summarise_arms,
+    usual_scores,
+    varied_scores,
+)
 from .views import Cell, Row, View
 from .wording import interval, number, p_value, short_path
 
 METRIC_NAMES: Final = {"dice": "Dice", "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)"}
 REFERENCE: Final = "primary_only"
+TESTED: Final = ("Structure", "Metric", "Difference", "p", "p (Holm)")
+VARIED: Final = (
+    ("learning_curve", "n_training", "What fewer primary patients cost", "Patients",
+     "Trained on fewer patients minus trained on all"),
+    ("dilution", "weight", "Does the auxiliary cohort dilute the primary one?", "Weight",
+     "A heavier auxiliary loss minus the lightest one: below zero, it hurts"),
+)  # fmt: skip
+"""Table, column, title, heading of the column and note of what varies within an arm."""
 
 
 class TransferReport:
@@ -77,6 +93,7 @@ class TransferReport:
                     for value, group in rows.groupby(column)
                 ]
                 tables[name] = pd.concat(parts, ignore_index=True)
+                tables[f"{name}_tests"] = contrast_values(self.scores, column, **self._settings)
         published = self._published()
         return tables if published is None else {**tables, "published": published}
 
@@ -102,8 +119,8 @@ class TransferReport:
         page = render(
             "transfer.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
             arms=[self._arms_view(structure) for structure in self.summary["structure"].unique()],
-            contrasts=self._contrasts_view(), published=_published_view(tables), pictures=pictures,
-            methods=self._methods(),
+            contrasts=self._contrasts_view(), varied=_varied_views(tables), published=_published_view(tables),
+            pictures=pictures, methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
             files=sorted(tables),
@@ -135,19 +152,9 @@ class TransferReport:
     def _contrasts_view(self) -> View | None:
         if self.contrasts is None:
             return None
-        rows = [
-            Row([
-                Cell(ARMS[row["arm"]]), Cell(str(row["structure"])), Cell(f"{row['difference']:+.3f}",
-                interval(row["ci_low"], row["ci_high"], 3)), Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
-            ])
-            for row in self.contrasts.to_dict("records")
-        ]  # fmt: skip
-        note = (
-            f"Dice of the arm minus Dice of '{ARMS[REFERENCE]}', paired by patient. p: Wilcoxon signed-rank test; "
-            f"Holm's adjustment over the {len(self.contrasts)} comparisons of this table."
-        )
-        columns = ["Arm", "Structure", "Difference of Dice", "p", "p (Holm)"]
-        return View("Does borrowing help?", columns, rows, note=note, n_names=2)
+        rows = [_tested_row(row, ARMS[row["arm"]]) for row in self.contrasts.to_dict("records")]
+        note = f"The arm minus '{ARMS[REFERENCE]}', paired by patient. {_test_note(self.contrasts)}"
+        return View("Does borrowing help?", ["Arm", *TESTED], rows, note=note, n_names=3)
 
     def _pictures(self, folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Picture]:
         album, captions = Album(folder), {}
@@ -187,6 +194,35 @@ class TransferReport:
                 "not public: ours is in that style, not a copy.",
             ),
         ]
+
+
+def _tested_row(row: Mapping[str, Any], *names: str) -> Row:
+    return Row([
+        *map(Cell, names), Cell(str(row["structure"])), Cell(METRIC_NAMES.get(row["metric"], row["metric"])),
+        Cell(f"{row['difference']:+.3f}".replace("-", "−"), interval(row["ci_low"], row["ci_high"], 3)),
+        Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
+    ])  # fmt: skip
+
+
+def _test_note(table: pd.DataFrame) -> str:
+    return f"p: Wilcoxon signed-rank test; Holm's adjustment over all {len(table)} comparisons."
+
+
+def _varied_views(tables: Mapping[str, pd.DataFrame]) -> list[View]:
+    """Paired tests of the learning curve and of the dilution test, as far as they were run."""
+    views = []
+    for name, column, title, heading, note in VARIED:
+        table = tables.get(f"{name}_tests")
+        if table is None or table.empty:
+            continue
+        shown = table[table["metric"] == "dice"]
+        rows = [
+            _tested_row(row, ARMS[row["arm"]], f"{row[column]:g} against {row['reference']:g}")
+            for row in shown.to_dict("records")
+        ]
+        note = f"{note}, paired by patient. {_test_note(table)} Surface Dice is in tables/{name}_tests.csv."
+        views.append(View(title, ["Arm", heading, *TESTED], rows, note=note, n_names=4))
+    return views
 
 
 def _published_view(tables: Mapping[str, pd.DataFrame]) -> View | None:

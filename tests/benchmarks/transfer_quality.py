@@ -3,6 +3,7 @@
     export HYBRID_BENCHMARKS=...
     python tests/benchmarks/transfer_quality.py kits --out run/transfer_kits
     python tests/benchmarks/transfer_quality.py hippocampus --out run/transfer_hippocampus
+    python tests/benchmarks/transfer_quality.py curves --out run/transfer_curves
 
 Fixed before the first run: styles, cases, budget, seeds. ``kits``: the 300 label maps of kits_masks/kits23/k3,
 painted as CT of 3 mm; the paint does not depend on malignancy, so that only shape, size and place can tell it.
@@ -10,7 +11,8 @@ Primary: 10 benign and 10 malignant patients; test: 70 patients in the primary s
 malignant); auxiliary: the other 210, with another phase and noise. ``hippocampus``: 20 primary, 100 auxiliary after a
 shift of intensities and resolution, and the last 30 files as the test set. After ``kits`` the 20 primary patients are
 classified (benign against malignant) by features of the reference masks and of those that the auxiliary network draws,
-which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``.
+which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``. ``curves``: hippocampus
+with 5, 10, 15 and 20 primary patients and four weights of the auxiliary loss, one seed, half the steps.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +37,12 @@ DRAW_SEED = 20
 TEST_PATIENTS = 70
 INFERENCE = {"engine": "openvino", "overlap": 0.25}
 """1260 predictions of large scans; the same for all arms."""
+
+CURVES = {
+    "arms": ("primary_only", "fine_tune", "joint", "dual_branch"), "epochs": 3, "pretraining_epochs": 15, "steps": 100,
+    "seeds": 1, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0),
+}  # fmt: skip
+"""300 steps an arm."""
 
 BUDGET = {"epochs": 3, "pretraining_epochs": 15, "steps": 200, "seeds": 3}
 """600 steps an arm. Long epochs: the Dice of whole scans after each one takes as long as 50 steps."""
@@ -82,7 +91,7 @@ def kits(out: Path, jobs: int) -> TransferStudy:
     )  # fmt: skip
 
 
-def hippocampus(out: Path, jobs: int) -> TransferStudy:
+def hippocampus(out: Path, jobs: int, **settings: Any) -> TransferStudy:
     """Shift the auxiliary images and set up the study."""
     folder = data() / "hippocampus"
     names = sorted(file.name for file in (folder / "images").iterdir())
@@ -106,8 +115,14 @@ def hippocampus(out: Path, jobs: int) -> TransferStudy:
         cohorts[kind] = Cohort.from_csv(out / f"{kind}.csv")
     return TransferStudy(
         cohorts["primary"], cohorts["auxiliary"], out / "study", labels={"anterior": 1, "posterior": 2},
-        title="Hippocampus: 20 own and 100 shifted auxiliary patients", n_jobs=jobs, progress=False, **BUDGET,
+        title="Hippocampus: 20 own and 100 shifted auxiliary patients", n_jobs=jobs, progress=False,
+        **(settings or BUDGET),
     )  # fmt: skip
+
+
+def curves(out: Path, jobs: int) -> TransferStudy:
+    """Learning curve and dilution test."""
+    return hippocampus(out, jobs, **CURVES)
 
 
 def shifted(image: sitk.Image) -> sitk.Image:
@@ -127,14 +142,16 @@ def shifted(image: sitk.Image) -> sitk.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("kits", "hippocampus"))
+    parser.add_argument("part", choices=("kits", "hippocampus", "curves"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    study = {"kits": kits, "hippocampus": hippocampus}[options.part](options.out, options.jobs)
+    study = {"kits": kits, "hippocampus": hippocampus, "curves": curves}[options.part](options.out, options.jobs)
     report = study.run()
-    for name in ("arms", "contrasts"):
-        print(pd.read_csv(report.parent / "tables" / f"{name}.csv").to_string())
+    for name in ("arms", "contrasts", "learning_curve", "learning_curve_tests", "dilution", "dilution_tests"):
+        path = report.parent / "tables" / f"{name}.csv"
+        if path.is_file():
+            print(pd.read_csv(path).to_string())
     if options.part == "kits":
         report = classify_transfer(study, structure="tumour")
         for name in ("estimates", "contrasts"):

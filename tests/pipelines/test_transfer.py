@@ -4,7 +4,7 @@ import pytest
 import SimpleITK as sitk
 
 from hybrid import Cohort, InputError, LeakageError
-from hybrid.analysis.transfer import ARMS, contrast_arms, first_sentence, summarise_arms
+from hybrid.analysis.transfer import ARMS, contrast_arms, contrast_values, first_sentence, summarise_arms
 from hybrid.errors import HybridError
 from hybrid.pipelines import TransferStudy
 from hybrid.pipelines.cli import main
@@ -178,11 +178,11 @@ def test_the_outcome_is_classified_by_features_of_both_masks(auxiliary, tmp_path
         classify_transfer(study, structure="tumour")
 
 
-def scores_of(values):
-    """Table of scores: arm to Dice of every patient."""
+def scores_of(values, metric="dice", n_training=20, weight=0.5):
+    """Table of scores: arm to the value of every patient."""
     return pd.DataFrame([
         {"arm": arm, "run": f"seed{k}", "case_id": f"c{i}", "patient_id": f"p{i}", "structure": "tumour",
-         "metric": "dice", "value": value + 0.01 * k}
+         "metric": metric, "value": value + 0.01 * k, "n_training": n_training, "weight": weight}
         for arm, numbers in values.items() for k in range(2) for i, value in enumerate(numbers)
     ])  # fmt: skip
 
@@ -209,3 +209,34 @@ def test_no_difference_is_said_plainly():
     noise = np.resize([0.02, -0.02], 12)
     sentence = first_sentence(contrast_arms(scores_of({"primary_only": own, "fine_tune": own + noise})))
     assert sentence.startswith("No arm differs")
+
+
+def test_surface_dice_is_tested_in_one_family_with_dice():
+    rng = np.random.default_rng(1)
+    own = rng.uniform(0.3, 0.9, 30)
+    better = {"primary_only": own, "fine_tune": own + rng.normal(0.02, 0.03, 30)}
+    dice, surface = scores_of(better), scores_of(better, "surface_dice")
+    both = contrast_arms(pd.concat([dice, surface, scores_of(better, "hd95_mm")]))
+    assert both["metric"].tolist() == ["dice", "surface_dice"]
+    assert both["p_holm"].tolist() == pytest.approx([2 * both["p"][0]] * 2)
+    assert contrast_arms(dice)["p_holm"][0] == pytest.approx(both["p"][0])
+    with pytest.raises(InputError, match="Unknown metric 'asd'"):
+        contrast_arms(dice, metrics=["asd"])
+
+
+def test_dilution_and_learning_curve_are_paired_by_patient_and_run():
+    own = np.random.default_rng(2).uniform(0.3, 0.9, 25)
+    scores = pd.concat([
+        scores_of({"joint": own}), scores_of({"joint": own + 0.01}, weight=0.1),
+        scores_of({"joint": own - np.linspace(0.02, 0.04, 25)}, weight=2.0),
+        scores_of({"primary_only": own}),
+        scores_of({"primary_only": own - np.linspace(0.1, 0.2, 25)}, n_training=5).query("run == 'seed0'"),
+    ])  # fmt: skip
+    dilution = contrast_values(scores, "weight").set_index("weight")
+    assert dilution["reference"].tolist() == [0.1, 0.1]
+    assert dilution["difference"].tolist() == pytest.approx([-0.01, -0.04])
+    assert (dilution["ci_high"] < 0).all()
+    curve = contrast_values(scores, "n_training").iloc[0]
+    assert (curve["arm"], curve["n_training"], curve["reference"]) == ("primary_only", 5, 20)
+    assert curve["difference"] == pytest.approx(-0.15)  # seed0 with both numbers, not seed1
+    assert contrast_values(scores_of({"joint": own}), "weight").empty
