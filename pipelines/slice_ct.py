@@ -37,8 +37,9 @@ from hybrid.provenance import code_version, digest, file_digest, versions
 from hybrid.tables import FAILURE_COLUMNS
 
 from .files import write_csv, write_json
+from .image_tables import TUNING, as_frame, resolved_path, text_column
 from .runner import Rows, Task, run_tasks, write_failures
-from .train_classifier import PREDICTIONS, TUNING, _as_frame, _column, _path, read_predictions
+from .train_classifier import PREDICTIONS, read_predictions
 
 if TYPE_CHECKING:
     from hybrid.deep.classification.classifier import ImageClassifier
@@ -236,19 +237,19 @@ def slice_rows(
     InputError
         When a column is missing, an id is empty, a slice occurs twice, or a label or slice has an unknown value.
     """
-    frame, base = _as_frame(table, folder)
+    frame, base = as_frame(table, folder)
     ids = _case_ids(frame)
-    given = _column(frame, "patient_id", required=False)
+    given = text_column(frame, "patient_id", required=False)
     label = "label" if "label" in frame.columns else "outcome"
     rows = pd.DataFrame(
         {
             "case_id": ids,
             "patient_id": [name or case for name, case in zip(given, ids, strict=True)],
-            "image": [_path(value, base) for value in _column(frame, "image")],
+            "image": [resolved_path(value, base) for value in text_column(frame, "image")],
             "slice": [_whole(text, name) for text, name in zip(_numbers(frame), ids, strict=True)],
-            "label": _column(frame, label, required=False),
-            "mask": [_path(value, base) for value in _column(frame, "mask", required=False)],
-            "site": _column(frame, "site", required=False),
+            "label": text_column(frame, label, required=False),
+            "mask": [resolved_path(value, base) for value in text_column(frame, "mask", required=False)],
+            "site": text_column(frame, "site", required=False),
         },
         columns=list(ROW_COLUMNS),
         dtype=object,
@@ -267,14 +268,14 @@ def slice_rows(
 
 def _case_ids(frame: pd.DataFrame) -> list[str]:
     name = next((name for name in ("case_id", "slice_id", "series_id") if name in frame.columns), "case_id")
-    ids = _column(frame, name)
+    ids = text_column(frame, name)
     if None in ids:
         raise InputError(f"Row {ids.index(None) + 1} of the table has no {name}.", advice="Fill it in.")
     return [str(value) for value in ids]
 
 
 def _numbers(frame: pd.DataFrame) -> list[str | None]:
-    return _column(frame, "slice", required=False)
+    return text_column(frame, "slice", required=False)
 
 
 def _whole(text: str | None, name: str) -> int | None:

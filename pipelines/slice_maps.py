@@ -233,7 +233,7 @@ def _on_grid(volume: np.ndarray, image: sitk.Image | None) -> sitk.Image:
 def _draw(
     found: SliceMap, classifier: ImageClassifier, outline: np.ndarray | None, row: Mapping[str, Any], path: Path
 ) -> None:  # fmt: skip
-    from hybrid.deep.saliency import overlay_png
+    from hybrid.deep.saliency_pictures import overlay_png
 
     window = None
     if classifier.input.intensity == "ct":

@@ -9,10 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,12 +21,13 @@ import pandas as pd
 
 from hybrid.cases import Cohort
 from hybrid.deep.classification.inputs import ImageInput, SliceInput, VolumeInput, input_from_dict
-from hybrid.errors import HybridError, InputError, LeakageError, unknown_name
+from hybrid.errors import HybridError, InputError, unknown_name
 from hybrid.provenance import code_version, digest, file_digest, hashed_patient, versions
-from hybrid.tables import FAILURE_COLUMNS
 
 from .files import write_csv
 from .image_audit import audit_images
+from .image_splits import SplitBy, make_splits
+from .image_tables import STAGE, TASKS, TEST, TRAIN, TUNING, class_names, image_table
 from .runner import Rows, Task, run_tasks, write_failures
 
 logger = logging.getLogger(__name__)
@@ -36,15 +35,7 @@ logger = logging.getLogger(__name__)
 PREPARED: Final = "prepared"
 PREDICTIONS: Final = "predictions.csv"
 CURVES: Final = "curves.csv"
-STAGE: Final = "prepare"
 
-TASKS: Final = ("volume", "slice")
-TRAIN: Final = "train"
-TUNING: Final = "tuning"
-TEST: Final = "test"
-EXTERNAL: Final = "external"
-SPLIT_NAMES: Final = {TRAIN: TRAIN, TUNING: TUNING, "validation": TUNING, TEST: TEST, EXTERNAL: EXTERNAL}
-"""Values of the column ``split``; ``validation`` is another word for ``tuning``."""
 
 PREDICTION_COLUMNS: Final = (
     "id", "patient_id", "site", "slice", "fold", "split", "y_true", "y_pred", "confidence", "abstained",
@@ -52,15 +43,10 @@ PREDICTION_COLUMNS: Final = (
 """Columns of ``predictions.csv`` besides ``y_prob_<class>``. ``split`` is train, tuning, test or external; ``y_true``
 and ``y_pred`` are class names."""
 
-IMAGE_COLUMNS: Final = ("id", "patient_id", "image", "slice", "label", "site", "split", "mask")
-"""Columns of the table that :func:`image_table` returns."""
 
-SplitBy = Literal["patient", "image"]
 _SHOWN: Final = 10
 _AT_ONCE: Final = 64
 """Prepared images in memory while they are predicted."""
-
-_EMPTY: Final = ("", "nan", "na", "n/a")
 
 
 def train_classifier(
@@ -287,351 +273,6 @@ def _try_weights(plan: _Plan) -> dict[str, Any]:
     if plan.weights is None:
         return {}
     return {**load_pretrained(network, plan.weights).describe(), "path": plan.weights.name}
-
-
-def image_table(
-    table: pd.DataFrame | Cohort | str | Path, *, task: str = "volume", folder: str | Path | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bring a table of images into one form, and name the rows that cannot be used.
-
-    Parameters
-    ----------
-    table : DataFrame, Cohort or path-like
-        Columns: an id (``slice_id``, ``series_id`` or ``case_id``, the first that is there; ids that repeat are made
-        unique by the slice), ``image``, ``label`` (or ``outcome``), and optionally ``patient_id`` (needed for slices;
-        for volumes the ``case_id``, or the id), ``slice`` (counted from 0), ``site``, ``split`` and ``mask``.
-    task : {"volume", "slice"}
-        What a row is.
-    folder : path-like, optional
-        Relative paths resolve against it; default: the folder of the file, or the present one.
-
-    Returns
-    -------
-    images : DataFrame
-        Columns :data:`IMAGE_COLUMNS`, one row per usable image; class names are text.
-    problems : DataFrame
-        Columns :data:`hybrid.tables.FAILURE_COLUMNS`: rows without an image or a label.
-
-    Raises
-    ------
-    InputError
-        When a column is missing, an id is empty or repeats, or a slice or split has an unknown value.
-    """
-    frame, base = _as_frame(table, folder)
-    ids = _ids(frame, task)
-    splits = _column(frame, "split", required=False)
-    images = pd.DataFrame(
-        {
-            "id": ids,
-            "patient_id": _patients(frame, ids, task),
-            "image": [_path(value, base) for value in _column(frame, "image")],
-            "slice": _slices(frame, ids) if task == "slice" else None,
-            "label": _column(frame, "label" if "label" in frame.columns else "outcome"),
-            "site": _column(frame, "site", required=False),
-            "split": [_split(value, name) for value, name in zip(splits, ids, strict=True)],
-            "mask": [_path(value, base) for value in _column(frame, "mask", required=False)],
-        },
-        columns=list(IMAGE_COLUMNS),
-        dtype=object,
-    )
-    missing = images[["image", "label"]].isna()
-    rows = [
-        (
-            row.id,
-            STAGE,
-            "InputError",
-            f"The row has {'no image' if row.image is None else 'no label'}.",
-            "Fill it in, or leave the row out.",
-        )
-        for row in images[missing.any(axis=1)].itertuples()
-    ]
-    return images[~missing.any(axis=1)].reset_index(drop=True), pd.DataFrame(rows, columns=list(FAILURE_COLUMNS))
-
-
-def _as_frame(table: pd.DataFrame | Cohort | str | Path, folder: str | Path | None) -> tuple[pd.DataFrame, Path]:
-    if isinstance(table, Cohort):
-        return table.to_frame(), Path(folder or ".")
-    if isinstance(table, pd.DataFrame):
-        named = table.index.name in ("case_id", "series_id", "slice_id")
-        return (table.reset_index() if named else table), Path(folder or ".")
-    path = Path(table)
-    if not path.is_file():
-        raise InputError("The table does not exist.", advice="Check the spelling and the folder.", path=path)
-    try:
-        if path.suffix.lower() in (".xlsx", ".xls"):
-            frame = pd.read_excel(path, dtype=str, keep_default_na=False)
-        else:
-            frame = pd.read_csv(path, sep=None, engine="python", dtype=str, encoding="utf-8-sig", keep_default_na=False)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
-        raise InputError(f"The table cannot be read ({error}).", advice="Save it as CSV (UTF-8).", path=path) from error
-    return frame, Path(folder) if folder is not None else path.parent
-
-
-def _column(frame: pd.DataFrame, name: str, *, required: bool = True) -> list[str | None]:
-    """Values of a column as text, None where a cell is empty."""
-    if name not in frame.columns:
-        if required:
-            error = unknown_name("column", name, frame.columns)
-            raise InputError(f"The table of images has no column {name!r}.", advice=error.advice)
-        return [None] * len(frame)
-    return [_text(value) for value in frame[name]]
-
-
-def _text(value: Any) -> str | None:
-    if value is None or pd.isna(value):
-        return None
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)
-    text = str(value).strip()
-    return None if text.lower() in _EMPTY else text
-
-
-def _path(value: str | None, folder: Path) -> Path | None:
-    if value is None:
-        return None
-    # Spreadsheets written on Windows carry backslashes, which are ordinary characters elsewhere.
-    path = Path(value.replace("\\", "/") if os.sep == "/" else value).expanduser()
-    return path if path.is_absolute() else folder / path
-
-
-def _ids(frame: pd.DataFrame, task: str) -> list[str]:
-    names = ("slice_id", "series_id", "case_id") if task == "slice" else ("series_id", "case_id")
-    found = next((name for name in names if name in frame.columns), None)
-    if found is None:
-        raise InputError(f"The table of images has no id; expected one of the columns {', '.join(names)}.")
-    ids = _column(frame, found)
-    if None in ids:
-        raise InputError(f"Row {ids.index(None) + 1} of the table of images has no {found}.", advice="Fill it in.")
-    if task == "slice" and len(set(ids)) < len(ids) and "slice" in frame.columns:
-        ids = [f"{name}/{number}" for name, number in zip(ids, _column(frame, "slice"), strict=True)]
-    repeated = pd.Series(ids)[pd.Series(ids).duplicated()]
-    if len(repeated):
-        raise InputError(
-            f"The id stands in several rows of the table of images ({len(repeated)} ids repeat).",
-            advice="Give each image its own id; images of one patient share the patient_id.",
-            case_id=repeated.iloc[0],
-        )
-    return [str(name) for name in ids]
-
-
-def _patients(frame: pd.DataFrame, ids: Sequence[str], task: str) -> list[str]:
-    given = _column(frame, "patient_id", required=task == "slice")
-    if task == "volume":
-        cases = _column(frame, "case_id", required=False)
-        return [name or case or own for name, case, own in zip(given, cases, ids, strict=True)]
-    if None in given:
-        raise InputError(
-            "The slice has no patient_id.",
-            advice="Fill it in: slices of one patient must stay on one side of a split.",
-            case_id=ids[given.index(None)],
-        )
-    return [str(name) for name in given]
-
-
-def _slices(frame: pd.DataFrame, ids: Sequence[str]) -> list[int | None]:
-    numbers: list[int | None] = []
-    for text, name in zip(_column(frame, "slice", required=False), ids, strict=True):
-        value = pd.to_numeric(text, errors="coerce") if text is not None else None
-        if value is not None and (pd.isna(value) or value < 0 or value != int(value)):
-            raise InputError(f"A slice is a whole number from 0; found {text!r}.", case_id=name)
-        numbers.append(None if value is None else int(value))
-    return numbers
-
-
-def _split(value: str | None, name: str) -> str | None:
-    if value is not None and value.lower() not in SPLIT_NAMES:
-        raise unknown_name("split", value, SPLIT_NAMES, case_id=name)
-    return None if value is None else SPLIT_NAMES[value.lower()]
-
-
-def class_names(labels: Sequence[str]) -> tuple[str, ...]:
-    """Classes in order: as numbers where all are numbers, otherwise as text."""
-    names = sorted(set(labels))
-    numbers = pd.to_numeric(pd.Series(names, dtype=object), errors="coerce")
-    return (
-        tuple(names) if numbers.isna().any() else tuple(np.array(names, dtype=object)[numbers.argsort(kind="stable")])
-    )
-
-
-def make_splits(
-    images: pd.DataFrame,
-    *,
-    ratio: tuple[float, float, float] = (8, 1, 1),
-    folds: int | None = None,
-    split_by: SplitBy = "patient",
-    seed: int = 0,
-) -> list[pd.Series]:
-    """Split patients into training, tuning and test, stratified by class.
-
-    Parameters
-    ----------
-    images : DataFrame
-        As returned by :func:`image_table`. Rows whose ``split`` is ``external`` stay out; if other rows are declared,
-        all must be.
-    ratio : tuple of three numbers
-        Shares for training, tuning and testing.
-    folds : int, optional
-        Number of folds, each tested once.
-    split_by : {"patient", "image"}
-        What must not be torn apart.
-    seed : int
-        Of the random order.
-
-    Returns
-    -------
-    list of Series
-        One for each fold, or one: ``train``, ``tuning``, ``test`` or ``external`` by image id.
-
-    Raises
-    ------
-    InputError
-        For fewer than two classes, a class with one patient, too many folds, or rows without a declared split.
-    LeakageError
-        When a declared split tears a patient apart.
-    """
-    _check_design(ratio, folds, split_by)
-    inside = images[images["split"] != EXTERNAL]
-    groups = inside["patient_id"] if split_by == "patient" else inside["id"]
-    _check_classes(inside, groups, split_by)
-    unknown = sorted(set(images["label"]) - set(inside["label"]))
-    if unknown:
-        raise InputError(f"Only external images have the class {unknown[0]!r}.", advice="Leave these images out.")
-    fixed = pd.Series(EXTERNAL, index=images.loc[images["split"] == EXTERNAL, "id"], dtype=object)
-    if inside["split"].notna().any():
-        if folds is not None:
-            raise InputError("The column 'split' fixes the split.", advice="Remove it, or leave out folds.")
-        made = [_declared(inside, groups, ratio, split_by, seed)]
-    elif folds is not None:
-        made = _cross_validation(inside, groups, ratio, folds, seed)
-    else:
-        # Where a class has two patients only, a test image is worth more than a tuning image.
-        made = [_random_split(inside, groups, {TRAIN: ratio[0], TEST: ratio[2], TUNING: ratio[1]}, seed)]
-    for split in made:
-        _require_all_classes(inside, split)
-    return [pd.concat([split, fixed]).reindex(images["id"]) for split in made]
-
-
-def _check_design(ratio: Sequence[float], folds: int | None, split_by: str) -> None:
-    if len(ratio) != 3 or min(ratio) < 0 or ratio[0] <= 0:
-        raise InputError(f"Expected ratio=(training, tuning, test) with a share for training; found {tuple(ratio)}.")
-    if folds is not None and folds < 2:
-        raise InputError(f"Expected at least two folds; found {folds}.")
-    if split_by not in ("patient", "image"):
-        raise unknown_name("value of 'split_by'", split_by, ("patient", "image"))
-
-
-def _check_classes(images: pd.DataFrame, groups: pd.Series, split_by: str) -> None:
-    counts = groups.groupby(images["label"]).nunique()
-    if len(counts) < 2:
-        found = ", ".join(f"{name} ({count} {split_by}s)" for name, count in counts.items()) or "none"
-        raise InputError(f"A classifier needs at least two classes; found {found}.", advice="Check the column 'label'.")
-    single = [str(name) for name, count in counts.items() if count < 2]
-    if single:
-        raise InputError(
-            f"Class {single[0]!r} has one {split_by} only, so that it cannot be both trained and tested"
-            + (f" (also {', '.join(single[1:])})." if single[1:] else "."),
-            advice="Collect more, merge the class with another, or leave it out.",
-        )
-
-
-def _require_all_classes(images: pd.DataFrame, split: pd.Series) -> None:
-    trained = set(images.loc[images["id"].map(split) == TRAIN, "label"])
-    absent = sorted(set(images["label"]) - trained)
-    if absent:
-        raise InputError(
-            f"Class {absent[0]!r} has no training images.", advice="Use fewer folds, another seed, or another split."
-        )
-
-
-def _declared(images: pd.DataFrame, groups: pd.Series, ratio: Sequence[float], split_by: str, seed: int) -> pd.Series:
-    if images["split"].isna().any():
-        raise InputError(
-            f"{int(images['split'].isna().sum())} rows have no split although others do.",
-            advice="Fill the column 'split' for every row, or for none.",
-            case_id=images.loc[images["split"].isna(), "id"].iloc[0],
-        )
-    if split_by == "patient":
-        torn = images.groupby("patient_id")["split"].nunique()
-        if (torn > 1).any():
-            raise LeakageError(
-                f"Patient {torn.index[torn > 1][0]!r} lies in several splits ({int((torn > 1).sum())} patients do).",
-                advice="Put all images of a patient into one split.",
-            )
-    split = pd.Series(images["split"].to_numpy(), index=images["id"], dtype=object)
-    if TUNING in set(split) or not ratio[1]:
-        return split
-    training = images[images["split"] == TRAIN]
-    carved = _random_split(training, groups[training.index], {TRAIN: ratio[0], TUNING: ratio[1]}, seed)
-    return carved.combine_first(split)
-
-
-def _cross_validation(
-    images: pd.DataFrame, groups: pd.Series, ratio: Sequence[float], folds: int, seed: int
-) -> list[pd.Series]:
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    if folds > groups.nunique():
-        raise InputError(f"Expected at most {groups.nunique()} folds, one patient each; found {folds}.")
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    made = []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")
-        parts = list(splitter.split(images, images["label"], groups))
-    for number, (rest, test) in enumerate(parts):
-        training = images.iloc[rest]
-        split = _random_split(training, groups.iloc[rest], {TRAIN: ratio[0], TUNING: ratio[1]}, seed + number)
-        made.append(pd.concat([split, pd.Series(TEST, index=images["id"].iloc[test], dtype=object)]))
-    return made
-
-
-def _random_split(images: pd.DataFrame, groups: pd.Series, shares: Mapping[str, float], seed: int) -> pd.Series:
-    """Greedy stratified split of groups; splits earlier in ``shares`` get a patient of a rare class first."""
-    used = {name: share for name, share in shares.items() if share > 0}
-    counts = pd.crosstab(groups, images["label"]).sort_index()
-    order = np.random.default_rng([seed, 23]).permutation(len(counts))
-    counts = counts.iloc[order]
-    chosen = greedy_split(counts.to_numpy(), np.array(list(used.values())) / sum(used.values()))
-    by_group = dict(zip(counts.index, np.array(list(used), dtype=object)[chosen], strict=True))
-    return pd.Series(groups.map(by_group).to_numpy(), index=images["id"], dtype=object)
-
-
-def greedy_split(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Assign groups to splits so that every split gets its share of the images and of the groups of each class.
-
-    Each class is first seen to in every split, in the order of the splits, as far as it has groups. Then groups, those
-    with the rarest class and the most images first, go where the squared distance from the wanted shares, divided by
-    the share, grows least.
-
-    Parameters
-    ----------
-    counts : ndarray of int, shape (groups, classes)
-        Images of each class in each group; the order of the groups breaks ties.
-    shares : ndarray of float, shape (splits,)
-        They add up to 1.
-
-    Returns
-    -------
-    ndarray of int, shape (groups,)
-        Number of the split.
-    """
-    present = counts > 0
-    parts = np.concatenate([counts / counts.sum(axis=0), present / present.sum(axis=0)], axis=1)
-    chosen = np.full(len(counts), -1)
-    rarity = np.argsort(present.sum(axis=0), kind="stable")
-    for label in rarity:
-        for split in range(len(shares)):
-            if not (present[:, label] & (chosen == split)).any():
-                free = np.flatnonzero(present[:, label] & (chosen < 0))
-                fitting = free[parts[free, label] <= shares[split]]
-                if len(free):
-                    chosen[fitting[0] if len(fitting) else free[np.argmin(parts[free, label])]] = split
-    filled = np.stack([parts[chosen == split].sum(axis=0) for split in range(len(shares))])
-    rank = np.argmax(present[:, rarity], axis=1)
-    for group in sorted(np.flatnonzero(chosen < 0), key=lambda g: (rank[g], -parts[g].sum())):
-        cost = (parts[group] * (parts[group] + 2 * (filled - shares[:, None])) / shares[:, None]).sum(axis=1)
-        chosen[group] = int(np.argmin(cost))
-        filled[chosen[group]] += parts[group]
-    return chosen
 
 
 def _contents(images: pd.DataFrame, input: ImageInput) -> list[str]:

@@ -27,7 +27,8 @@ from .classification.classifier import ImageClassifier
 from .classification.inputs import SliceInput, VolumeInput, inner_shape, read_slice
 from .embeddings import Encoder
 from .preprocessing import Preprocessing, crop_lesion, network_input
-from .saliency import FloatArray, Saliency, crop_grid, mosaic_png, saliency_map, write_saliency
+from .saliency import FloatArray, Saliency, saliency_map
+from .saliency_pictures import crop_grid, mosaic_png, write_saliency
 from .segmentation.lesion_classes import LesionClassifier
 
 EMBEDDING: Final = "embedding"

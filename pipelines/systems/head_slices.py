@@ -23,9 +23,10 @@ from hybrid.provenance import code_version, digest
 from hybrid.shortcuts import image_facts
 
 from ..files import write_csv
+from ..image_tables import TEST, TRAIN, image_table
 from ..runner import Rows, Task, run_tasks
 from ..slice_ct import as_slices, files_of, find_in_slices, operating_point, save_threshold, slice_rows
-from ..train_classifier import PREDICTIONS, TEST, TRAIN, image_table, read_predictions, train_classifier
+from ..train_classifier import PREDICTIONS, read_predictions, train_classifier
 
 if TYPE_CHECKING:
     from hybrid.deep.classification.inputs import SliceInput

@@ -22,8 +22,9 @@ from hybrid.errors import InputError, unknown_name
 from hybrid.provenance import code_version, digest, file_digest, versions
 
 from ..files import write_csv, write_json
+from ..image_tables import EXTERNAL, STAGE, TRAIN, TUNING, image_table
 from ..runner import Rows, Task, run_tasks, write_failures
-from ..train_classifier import EXTERNAL, PREDICTIONS, STAGE, TRAIN, TUNING, image_table, read_predictions
+from ..train_classifier import PREDICTIONS, read_predictions
 from ..train_classifier import train_classifier as train
 
 logger = logging.getLogger(__name__)

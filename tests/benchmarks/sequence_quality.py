@@ -26,9 +26,10 @@ from hybrid.analysis.per_class import layout_table, per_class_table
 from hybrid.analysis.sequence_report import SequenceReport
 from hybrid.deep.classification.inputs import VolumeInput
 from hybrid.phantoms.prostate import simulate_prostate_cohort
+from hybrid.pipelines.image_tables import image_table
 from hybrid.pipelines.sequence_id import identify_sequences
 from hybrid.pipelines.systems.sequences import histogram_predictions, run_sequence_study
-from hybrid.pipelines.train_classifier import image_table, read_predictions, train_classifier
+from hybrid.pipelines.train_classifier import read_predictions, train_classifier
 
 ARCHIVES = ("ProstateX-0000_7series.zip", "QIN-PROSTATE-001_ADC_with_SEG.zip")
 SHORT = {"network": "resnet10", "network_options": {"widen": 0.25}}

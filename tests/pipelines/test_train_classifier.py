@@ -12,14 +12,9 @@ from hybrid.deep.classification import training
 from hybrid.deep.classification.classifier import ImageClassifier, abstention_threshold
 from hybrid.deep.classification.inputs import SliceInput, VolumeInput
 from hybrid.errors import InputError, LeakageError, WeightsError
-from hybrid.pipelines.train_classifier import (
-    class_names,
-    greedy_split,
-    image_table,
-    make_splits,
-    read_predictions,
-    train_classifier,
-)
+from hybrid.pipelines.image_splits import greedy_split, make_splits
+from hybrid.pipelines.image_tables import class_names, image_table
+from hybrid.pipelines.train_classifier import read_predictions, train_classifier
 
 SMALL = {
     "network": "resnet10", "network_options": {"widen": 0.125}, "progress": False,

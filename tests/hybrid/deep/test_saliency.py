@@ -12,17 +12,14 @@ from torch import nn
 from hybrid.deep import Preprocessing, build_network, crop_lesion, network_input
 from hybrid.deep.saliency import (
     Saliency,
-    crop_grid,
     gradcam_plus_plus,
     list_layers,
-    mosaic_png,
-    overlay_png,
     pointing_score,
     randomisation_check,
     randomised_copy,
     saliency_map,
-    write_saliency,
 )
+from hybrid.deep.saliency_pictures import crop_grid, mosaic_png, overlay_png, write_saliency
 from hybrid.errors import GeometryError, InputError
 from hybrid.images import index_to_point, read_image, to_array
 
