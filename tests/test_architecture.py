@@ -46,3 +46,15 @@ def test_importing_stays_light(statement, forbidden):
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert not forbidden & set(loaded.stdout.split())
+
+
+def test_python_started_in_a_checkout_finds_all_three_packages():
+    """Also without an editable installation, which maps the folders: Jupyter in a fresh clone, for example."""
+    code = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+import hybrid, hybrid.analysis, hybrid.pipelines
+print(hybrid.pipelines.__file__)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert Path(found.stdout.strip()).parent == ROOT / "pipelines"
