@@ -6,7 +6,7 @@ import functools
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hybrid.images import align_mask, read_image, read_mask
 from hybrid.provenance import digest, hashed_patient, versions
 
 from .files import write_csv
-from .runner import Rows, TaskResults, run_cases
+from .runner import Rows, Task, TaskResults, run_cases, run_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,8 @@ def train_segmenter(
     resume : bool
         False starts again.
     n_jobs, backend, progress
-        See :func:`hybrid.pipelines.run_tasks`; they concern the preparation of the images.
+        See :func:`hybrid.pipelines.run_tasks`: for the preparation of the images, and without a GPU for the networks of
+        several folds, which are then trained side by side on a thread each.
 
     Returns
     -------
@@ -140,17 +141,25 @@ def train_segmenter(
     _warn_of_seen(cases, splits, () if checkpoint is None else checkpoint.patients)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
-    check_memory(made, chosen)
+    at_once = side_by_side(len(splits), n_jobs)
+    check_memory(made, chosen, networks=len(splits) if at_once else 1)
     prepared = prepare_cases(cases, made, out, run)
-    networks = []
-    for number, fold in enumerate(splits):
-        name = f"fold_{number}" if len(splits) > 1 else ""
-        networks.append(name)
-        _train_fold(
-            cases, fold, made, prepared, out / name, replace(chosen, seed=seed + number), transfer, resume, progress
-        )
+    names = [f"fold_{number}" if len(splits) > 1 else "" for number in range(len(splits))]
+    trainings = {
+        name: _Training(out / name, fold, replace(chosen, seed=seed + number))
+        for number, (name, fold) in enumerate(zip(names, splits, strict=True))
+    }
+    train = functools.partial(
+        _train_fold, cases=cases, plan=made, prepared=prepared, transfer=transfer, resume=resume,
+        progress=progress and not at_once,
+    )  # fmt: skip
+    if at_once:
+        train_together(train, trainings, out, n_jobs=n_jobs, backend=backend, progress=progress)
+    else:
+        for training in trainings.values():
+            train(training, seed)
     if len(splits) > 1:
-        save_ensemble(out, networks)
+        save_ensemble(out, names)
     shutil.rmtree(out / PREPARED)
     shutil.rmtree(out / "cache")
     return out
@@ -339,16 +348,64 @@ def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
     return results.rows
 
 
+@dataclass(frozen=True)
+class _Training:
+    """One network of an ensemble: where it goes, its cases, and its settings."""
+
+    folder: Path
+    fold: Fold
+    settings: Any
+
+
 def _train_fold(
-    cases: Cohort, fold: Fold, plan: Any, prepared: Mapping[str, Any], out: Path, settings: Any, transfer: Any,
+    training: _Training, seed: int, *, cases: Cohort, plan: Any, prepared: Mapping[str, Any], transfer: Any,
     resume: bool, progress: bool,
-) -> None:  # fmt: skip
-    training = [prepared[name] for name in fold.training]
-    validation = [prepared[name] for name in fold.validation]
+) -> Rows:  # fmt: skip
+    """Train one network; a function of its payload, so that another process can do it."""
+    fold = training.fold
     patients = [cases[name].patient_id for name in (*fold.training, *fold.validation)]
     train_and_save(
-        out, plan, training, validation, patients, settings, transfer=transfer, resume=resume, progress=progress
-    )
+        training.folder, plan, [prepared[name] for name in fold.training], [prepared[name] for name in fold.validation],
+        patients, training.settings, transfer=transfer, resume=resume, progress=progress,
+    )  # fmt: skip
+    return []
+
+
+def side_by_side(networks: int, n_jobs: int) -> bool:
+    """Whether networks are trained at once: on a CPU, a core for each is faster than all cores for each in turn."""
+    import torch
+
+    return networks > 1 and n_jobs != 1 and not torch.cuda.is_available()
+
+
+def train_together(function: Callable[[Any, int], Rows], trainings: Mapping[str, Any], out: Path, **work: Any) -> None:
+    """Run several trainings at once.
+
+    Parameters
+    ----------
+    function : callable
+        Trains what its first argument describes and leaves the result on disk.
+    trainings : mapping
+        What is given to the function, by a name for messages.
+    out : Path
+        Folder of all, for messages.
+    **work
+        ``n_jobs``, ``backend``, ``progress`` of :func:`run_tasks`.
+
+    Raises
+    ------
+    HybridError
+        When a training failed; the others are kept.
+    """
+    tasks = [Task(name, digest([name]), training) for name, training in trainings.items()]
+    failures = run_tasks(function, tasks, stage="train", **work).failures
+    if len(failures):
+        first = failures.iloc[0]
+        raise HybridError(
+            f"{len(failures)} of {len(tasks)} trainings failed, the first one ({first['case_id']}): {first['message']}",
+            advice=f"{first['advice']} The same command goes on with what is missing.",
+            path=out,
+        )
 
 
 def train_and_save(

@@ -25,7 +25,7 @@ from ..evaluate_masks import evaluate_masks
 from ..files import read_exact, write_csv, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
-from ..train import SPLIT_COLUMN, read_pair, split_of, train_segmenter
+from ..train import SPLIT_COLUMN, read_pair, side_by_side, split_of, train_segmenter
 from .baselines import renal_baselines
 from .lesion_mri import split_cohort
 
@@ -82,7 +82,8 @@ def run_renal_mass(
     network : str
         Of both segmentation stages.
     minutes, epochs : optional
-        Of the whole training (20 % for stage 1, the rest shared by the members of stage 2), or epochs of each network.
+        Of the whole training (20 % for stage 1, the rest for stage 2, whose members share it unless several jobs train
+        them side by side), or epochs of each network.
     members : int
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
@@ -209,7 +210,7 @@ def train_cascade(
     fine = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
-        minutes=None if part["mass"] is None else part["mass"] / members,
+        minutes=None if part["mass"] is None else part["mass"] / (1 if side_by_side(members, n_jobs) else members),
         plan={**common, **fine, "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2},
               "crop_margin_mm": rules.margin_mm + 10},
         **shared,

@@ -20,12 +20,12 @@ import SimpleITK as sitk
 
 from hybrid.analysis.transfer import ARMS, AUXILIARY_WEIGHT
 from hybrid.cases import Case, Cohort
-from hybrid.errors import HybridError, InputError, LeakageError, unknown_name
+from hybrid.errors import InputError, LeakageError, unknown_name
 from hybrid.images import from_array, labels_in, read_image, read_mask, to_array
 from hybrid.provenance import digest, file_digest, versions
 
 from ..files import write_csv, write_json
-from ..runner import Rows, Task, run_cases, run_tasks
+from ..runner import Rows, run_cases
 from ..train import (
     SPLIT_COLUMN,
     all_read,
@@ -36,6 +36,7 @@ from ..train import (
     read_pair,
     split_of,
     train_and_save,
+    train_together,
 )
 
 logger = logging.getLogger(__name__)
@@ -341,17 +342,9 @@ class TransferStudy:
             for run in self.runs:
                 self._train(run, plan, prepared)
             return
-        tasks = [Task(run.folder, digest([run.folder]), run) for run in self.runs if run.arm != "zero_shot"]
+        runs = {run.folder: run for run in self.runs if run.arm != "zero_shot"}
         function = functools.partial(train_run, study=self, plan=plan, prepared=prepared)
-        failures = run_tasks(function, tasks, stage="train", **self.work).failures
-        if len(failures):
-            first = failures.iloc[0]
-            raise HybridError(
-                f"{len(failures)} of {len(tasks)} trainings failed, the first one ({first['case_id']}): "
-                f"{first['message']}",
-                advice=f"{first['advice']} The same command goes on with what is missing.",
-                path=self.out,
-            )
+        train_together(function, runs, self.out, **self.work)
 
     def _train(self, run: TransferRun, plan: Any, prepared: Mapping[str, Mapping[str, Any]]) -> None:
         from hybrid.deep.segmentation.segmenter import MODEL_FILE

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 
 from hybrid.cases import Case, Cohort
 from hybrid.deep.segmentation.segmenter import load_segmenter
@@ -197,6 +198,31 @@ def test_ensemble_of_folds_never_validates_on_its_training_patients(tmp_path):
     assert len(loaded.patients) == 5
     found = segment_cohort(only(cohort, "test"), model, tmp_path / "out", progress=False)
     assert found[0].mask is not None
+
+
+def test_networks_trained_side_by_side_are_those_trained_in_turn(tmp_path):
+    cohort = Cohort.from_csv(write_cohort(tmp_path, count=6, test=1))
+    options = {"network": "unet", "epochs": 2, "folds": 2, "plan": FAST, "settings": CPU, "progress": False}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        models = [train_segmenter(cohort, tmp_path / f"jobs_{jobs}", n_jobs=jobs, **options) for jobs in (1, 2)]
+    finally:
+        torch.set_num_threads(threads)
+    for number in range(2):
+        first, second = ((model / f"fold_{number}" / "model.safetensors").read_bytes() for model in models)
+        assert first == second
+
+
+def test_a_failed_training_beside_others_is_named(tmp_path, monkeypatch):
+    cohort = Cohort.from_csv(write_cohort(tmp_path, count=6, test=1))
+    out = tmp_path / "model"
+    (out / "fold_1").mkdir(parents=True)
+    (out / "fold_1" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    options = {"network": "unet", "epochs": 1, "folds": 2, "plan": FAST, "settings": CPU, "progress": False}
+    with pytest.raises(HybridError, match=r"1 of 2 trainings failed, the first one \(fold_1\)"):
+        train_segmenter(cohort, out, n_jobs=2, **options)
+    assert (out / "fold_0" / "model.json").is_file()
 
 
 def test_few_members_of_many_folds_train_on_most_patients(tmp_path):

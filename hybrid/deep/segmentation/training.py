@@ -222,8 +222,8 @@ class PatchDataset(Dataset):
         return self._loaded[number]
 
 
-def check_memory(plan: SegmentationPlan, settings: TrainingSettings) -> None:
-    """Refuse, before the start, a training that the memory cannot hold.
+def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks: int = 1) -> None:
+    """Refuse, before the start, a training (of several networks at once) that the memory cannot hold.
 
     Raises
     ------
@@ -233,11 +233,13 @@ def check_memory(plan: SegmentationPlan, settings: TrainingSettings) -> None:
     on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
     available = free / 2**30
-    if plan.memory_gib > MEMORY_SHARE * available:
+    needed = networks * plan.memory_gib
+    if needed > MEMORY_SHARE * available:
         raise InputError(
-            f"A training step needs about {plan.memory_gib:.1f} GiB, {available:.1f} GiB are free.",
+            f"A training step needs about {needed:.1f} GiB, {available:.1f} GiB are free.",
             advice="Close other programs, or lower the batch, the patch or the width (for example --memory "
-            f"{max(MEMORY_SHARE * available / 2, 0.2):.1f}).",
+            f"{max(MEMORY_SHARE * available / 2 / networks, 0.2):.1f})"
+            + (", or train one network at a time (--jobs 1)." if networks > 1 else "."),
         )
 
 
