@@ -156,7 +156,10 @@ def _openvino(networks: Sequence[nn.Module], patch: Sequence[int], *, half: bool
         with torch.inference_mode(), warnings.catch_warnings():
             # Checks of sizes that hold for every patch become constants; that is meant.
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            converted = openvino.convert_model(network.cpu().eval(), example_input=example, input=list(example.shape))
+            warnings.filterwarnings("ignore", "`torch.jit.trace", DeprecationWarning)
+            # OpenVINO would run the network several times more, to check the trace: most of the time of a conversion.
+            traced = torch.jit.trace(network.cpu().eval(), example, check_trace=False)
+            converted = openvino.convert_model(traced, example_input=example, input=list(example.shape))
         model = core.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": precision})
         return lambda patches: np.concatenate([next(iter(model(one[None]).values())) for one in patches])
 
