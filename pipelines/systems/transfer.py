@@ -434,7 +434,7 @@ def drawn_labels(
     relevant = None
     if locator is not None:
         finder = _segmenter(locator, **inference)
-        relevant = widened(finder.run(scan).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
+        relevant = widened(finder.run(scan, export=False).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
     labels = _segmenter(model, **inference).run(scan, relevant=relevant).labels
     return from_array(scan.orientation.undo(labels), image)
 

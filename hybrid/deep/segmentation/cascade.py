@@ -137,7 +137,7 @@ class RenalCascade:
         """
         begin = time.monotonic()
         scan = open_scan(image, case_id=case_id)
-        coarse = self.kidney.run(scan)
+        coarse = self.kidney.run(scan, export=False)
         kidneys = keep_kidneys(coarse.coarse > 0, self.kidney.plan.spacing, self.rules)
         relevant = widened(kidneys, self.rules.margin_mm, self.kidney.plan.spacing)
         fine = self.mass.run(scan, relevant=relevant)

@@ -55,7 +55,7 @@ class Segmentation:
     Attributes
     ----------
     labels : ndarray of uint8, shape (z, y, x)
-        Channel numbers on the source's grid in canonical orientation; 0 is background.
+        Channel numbers on the source's grid in canonical orientation; 0 is background. Empty when not exported.
     coarse : ndarray of uint8, shape (z, y, x)
         The same on the plan's grid, whole scan.
     probability : ndarray of float16, shape (z, y, x)
@@ -80,6 +80,7 @@ def segment_scan(
     options: InferenceOptions | None = None,
     *,
     relevant: np.ndarray | None = None,
+    export: bool = True,
 ) -> Segmentation:
     """Segment a scan.
 
@@ -96,6 +97,8 @@ def segment_scan(
     relevant : ndarray of bool, optional
         Where a result is wanted, over the whole scan's extent at any resolution (canonical orientation). Voxels
         outside get background.
+    export : bool
+        Also give labels on the source's grid, the largest array; a first stage needs the plan's grid only.
 
     Returns
     -------
@@ -108,10 +111,10 @@ def segment_scan(
     chosen, total = choose_windows(shape, plan.patch, options.overlap, wanted)
     count = WindowCount(total, len(chosen))
     coarse = np.zeros(shape, np.uint8)
-    exporter = SlabExporter(scan.array.shape, shape)
+    exporter = SlabExporter(scan.array.shape, shape) if export else None
     if not chosen:
         empty = np.zeros((0, 0, 0), np.float16)
-        return Segmentation(exporter.finish(), coarse, empty, (slice(0, 0),) * 3, count)
+        return Segmentation(_exported(exporter), coarse, empty, (slice(0, 0),) * 3, count)
     box = _union(chosen, shape)
     values = _padded(network_array(scan, plan, box), shape, plan)
     probability = np.zeros([part.stop - part.start for part in box], np.float16)
@@ -123,8 +126,13 @@ def segment_scan(
             slab.probabilities[1:, ~inside] = 0.0
         coarse[z, box[1], box[2]] = slab.probabilities.argmax(0)
         probability[z.start - box[0].start : z.stop - box[0].start] = 1 - slab.probabilities[0]
-        exporter.add(slab.probabilities, z.start, box[1], box[2])
-    return Segmentation(exporter.finish(), coarse, probability, box, count)
+        if exporter is not None:
+            exporter.add(slab.probabilities, z.start, box[1], box[2])
+    return Segmentation(_exported(exporter), coarse, probability, box, count)
+
+
+def _exported(exporter: SlabExporter | None) -> np.ndarray:
+    return np.zeros((0, 0, 0), np.uint8) if exporter is None else exporter.finish()
 
 
 def predict_array(

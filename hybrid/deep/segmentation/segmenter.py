@@ -144,9 +144,9 @@ class Segmenter:
                     path=self.path,
                 )
 
-    def run(self, scan: Scan, *, relevant: np.ndarray | None = None) -> Segmentation:
+    def run(self, scan: Scan, *, relevant: np.ndarray | None = None, export: bool = True) -> Segmentation:
         """Channel numbers on the scan's grid (canonical orientation), see :func:`segment_scan`."""
-        return segment_scan(scan, self.plan, self.engine, self.options, relevant=relevant)
+        return segment_scan(scan, self.plan, self.engine, self.options, relevant=relevant, export=export)
 
     def segment(self, image: sitk.Image, *, case_id: str | None = None) -> SegmentedCase:
         """Segment one image.

@@ -54,6 +54,16 @@ def test_skipped_windows_do_not_change_what_is_wanted(plan):
     assert not part.coarse[~wanted].any()
 
 
+def test_first_stage_without_export_gives_the_same_coarse_labels(plan):
+    scan = open_scan(noise_image((40, 40, 40), (1.0, 1.0, 1.0)))
+    options = InferenceOptions(overlap=0.25, precision="float32", device="cpu")
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch)
+    whole, coarse = (segment_scan(scan, plan, engine, options, export=export) for export in (True, False))
+    assert len(np.unique(whole.coarse)) > 1
+    np.testing.assert_array_equal(coarse.coarse, whole.coarse)
+    assert coarse.labels.size == 0
+
+
 def test_nothing_wanted_gives_background_and_runs_no_window(plan):
     scan = open_scan(noise_image((20, 20, 20), (1.0, 1.0, 1.0)))
     found = segment_scan(scan, plan, lambda patches: 1 / 0, relevant=np.zeros((20, 20, 20), bool))
