@@ -69,7 +69,7 @@ def apply_axis(array: np.ndarray, weights: AxisWeights, axis: int) -> np.ndarray
         if not column.any():
             continue
         part = array.take(weights.index[:, tap], axis=axis).astype(np.float32, copy=False)
-        part = part * column.reshape(shape)
+        part *= column.reshape(shape)
         result = part if result is None else np.add(result, part, out=result)
     if result is None:
         raise ValueError("A resampling filter without taps.")
