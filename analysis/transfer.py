@@ -382,6 +382,25 @@ def first_sentence(contrasts: pd.DataFrame) -> str:
     return "; ".join(parts) + "."
 
 
+def claim_sentence(contrasts: pd.DataFrame) -> str:
+    """Say whether the dual branch beats plain fine-tuning, which is what was published; empty without both arms.
+
+    Parameters
+    ----------
+    contrasts : DataFrame
+        From :func:`contrast_arms` with the reference ``fine_tune``.
+    """
+    rows = contrasts[(contrasts["arm"] == "dual_branch") & (contrasts["metric"] == "dice")]
+    if rows.empty:
+        return ""
+    parts = [
+        f"{row['difference']:+.3f} Dice for {row['structure']} (95 % CI {row['ci_low']:+.3f} to {row['ci_high']:+.3f}, "
+        f"{'different' if row['p_holm'] < 0.05 else 'not different'} after Holm's adjustment)"
+        for _, row in rows.iterrows()
+    ]
+    return f"Against plain fine-tuning, the FS-Net-style network: {'; '.join(parts)}."
+
+
 def _inline(arm: str) -> str:
     """Name of an arm within a sentence."""
     return ARMS[arm][0].lower() + ARMS[arm][1:]

@@ -16,6 +16,7 @@ from .pages import render
 from .published import published_table, published_view
 from .transfer import (
     ARMS,
+    claim_sentence,
     contrast_arms,
     contrast_values,
     first_sentence,
@@ -28,6 +29,7 @@ from .wording import interval, number, p_value, short_path
 
 METRIC_NAMES: Final = {"dice": "Dice", "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)"}
 REFERENCE: Final = "primary_only"
+FINE_TUNING: Final = "fine_tune"
 TESTED: Final = ("Structure", "Metric", "Difference", "p", "p (Holm)")
 VARIED: Final = (
     ("learning_curve", "n_training", "What fewer primary patients cost", "Patients",
@@ -80,11 +82,22 @@ class TransferReport:
         usual = usual_scores(self.scores)
         return contrast_arms(usual, reference=REFERENCE, **self._settings) if REFERENCE in set(usual["arm"]) else None
 
+    @cached_property
+    def borrowed(self) -> pd.DataFrame | None:
+        """Differences of the arms that borrow from fine-tuning of all layers; None without it or without another."""
+        usual = usual_scores(self.scores)
+        usual = usual[usual["arm"] != REFERENCE]
+        if not {FINE_TUNING} < set(usual["arm"]):
+            return None
+        return contrast_arms(usual, reference=FINE_TUNING, **self._settings)
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table behind the report, unrounded, by the name of its file."""
         tables = {"arms": self.summary}
         if self.contrasts is not None:
             tables["contrasts"] = self.contrasts
+        if self.borrowed is not None:
+            tables["contrasts_fine_tuning"] = self.borrowed
         for name, column in (("learning_curve", "n_training"), ("dilution", "weight")):
             rows = varied_scores(self.scores, column)
             if len(rows):
@@ -119,7 +132,7 @@ class TransferReport:
         page = render(
             "transfer.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
             arms=[self._arms_view(structure) for structure in self.summary["structure"].unique()],
-            contrasts=self._contrasts_view(), varied=_varied_views(tables), published=_published_view(tables),
+            contrasts=self._contrasts_views(), varied=_varied_views(tables), published=_published_view(tables),
             pictures=pictures, methods=self._methods(),
             settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
             versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
@@ -131,7 +144,8 @@ class TransferReport:
         """First sentence of the report."""
         if self.contrasts is None:
             return "The arm without any borrowing was not trained, so nothing can be said about its use."
-        return first_sentence(self.contrasts)
+        claim = "" if self.borrowed is None else claim_sentence(self.borrowed)
+        return f"{first_sentence(self.contrasts)} {claim}".strip()
 
     def _arms_view(self, structure: str) -> View:
         own = self.summary[self.summary["structure"] == structure]
@@ -141,20 +155,27 @@ class TransferReport:
             cells = [Cell(ARMS[arm])]
             for metric in metrics:
                 row = own[(own["arm"] == arm) & (own["metric"] == metric)].iloc[0]
-                cells.append(Cell(number(row["mean"]), interval(row["ci_low"], row["ci_high"])))
+                digits = 1 if metric == "hd95_mm" else 3
+                cells.append(Cell(number(row["mean"], digits), interval(row["ci_low"], row["ci_high"], digits)))
             spread = own[(own["arm"] == arm) & (own["metric"] == "dice")]["run_sd"]
-            cells.append(Cell(number(float(spread.iloc[0]), 3) if len(spread) else ""))
+            single = arm == "zero_shot" or spread.empty
+            cells.append(Cell("one network" if single else number(float(spread.iloc[0]), 3)))
             rows.append(Row(cells))
         n = int(own["n_patients"].max())
         columns = ["Arm", *(METRIC_NAMES[name] for name in metrics), "SD of Dice between trainings"]
         return View(f"{structure}: mean over {n} test patients, 95 % CI", columns, rows)
 
-    def _contrasts_view(self) -> View | None:
-        if self.contrasts is None:
-            return None
-        rows = [_tested_row(row, ARMS[row["arm"]]) for row in self.contrasts.to_dict("records")]
-        note = f"The arm minus '{ARMS[REFERENCE]}', paired by patient. {_test_note(self.contrasts)}"
-        return View("Does borrowing help?", ["Arm", *TESTED], rows, note=note, n_names=3)
+    def _contrasts_views(self) -> list[View]:
+        views = []
+        for title, reference, table in (
+            ("Does borrowing help?", REFERENCE, self.contrasts),
+            ("Does anything beat plain fine-tuning?", FINE_TUNING, self.borrowed),
+        ):
+            if table is not None:
+                rows = [_tested_row(row, ARMS[row["arm"]]) for row in table.to_dict("records")]
+                note = f"The arm minus '{ARMS[reference]}', paired by patient. {_test_note(table)}"
+                views.append(View(title, ["Arm", *TESTED], rows, note=note, n_names=3))
+        return views
 
     def _pictures(self, folder: Path, tables: Mapping[str, pd.DataFrame]) -> dict[str, Picture]:
         album, captions = Album(folder), {}

@@ -38,6 +38,12 @@ TEST_PATIENTS = 70
 INFERENCE = {"engine": "openvino", "overlap": 0.25}
 """1260 predictions of large scans; the same for all arms."""
 
+TABLES = (
+    "arms", "contrasts", "contrasts_fine_tuning",
+    "learning_curve", "learning_curve_tests", "dilution", "dilution_tests",
+)  # fmt: skip
+"""Printed, as far as a part has them."""
+
 CURVES = {
     "arms": ("primary_only", "fine_tune", "joint", "dual_branch"), "epochs": 3, "pretraining_epochs": 15, "steps": 100,
     "seeds": 1, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0), "plan": {"width": 8},
@@ -148,7 +154,7 @@ def main() -> None:
     options = parser.parse_args()
     study = {"kits": kits, "hippocampus": hippocampus, "curves": curves}[options.part](options.out, options.jobs)
     report = study.run()
-    for name in ("arms", "contrasts", "learning_curve", "learning_curve_tests", "dilution", "dilution_tests"):
+    for name in TABLES:
         path = report.parent / "tables" / f"{name}.csv"
         if path.is_file():
             print(pd.read_csv(path).to_string())

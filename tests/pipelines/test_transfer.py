@@ -4,6 +4,7 @@ import pytest
 import SimpleITK as sitk
 
 from hybrid import Cohort, InputError, LeakageError
+from hybrid.analysis import TransferReport
 from hybrid.analysis.transfer import ARMS, contrast_arms, contrast_values, first_sentence, summarise_arms
 from hybrid.errors import HybridError
 from hybrid.pipelines import TransferStudy
@@ -209,6 +210,22 @@ def test_no_difference_is_said_plainly():
     noise = np.resize([0.02, -0.02], 12)
     sentence = first_sentence(contrast_arms(scores_of({"primary_only": own, "fine_tune": own + noise})))
     assert sentence.startswith("No arm differs")
+
+
+def test_published_claim_is_judged_against_fine_tuning(tmp_path):
+    own = np.random.default_rng(3).uniform(0.3, 0.9, 40)
+    arms = {"primary_only": own - 0.2, "fine_tune": own, "dual_branch": own + np.linspace(0.02, 0.04, 40)}
+    report = TransferReport(scores_of(arms))
+    assert "FS-Net-style network: +0.030 Dice" in report.sentence()
+    assert "for tumour" in report.sentence()
+    assert ", different after Holm" in report.sentence()
+    same = TransferReport(scores_of({**arms, "dual_branch": own + np.resize([0.02, -0.02], 40)}))
+    assert "not different after Holm" in same.sentence()
+    page = report.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Does anything beat plain fine-tuning?" in page
+    table = pd.read_csv(tmp_path / "tables" / "contrasts_fine_tuning.csv")
+    assert table["arm"].tolist() == ["dual_branch"]
+    assert "FS-Net" not in TransferReport(scores_of({"primary_only": own, "joint": own})).sentence()
 
 
 def test_surface_dice_is_tested_in_one_family_with_dice():
