@@ -162,11 +162,8 @@ def contrast_arms(
     table = check_scores(scores)
     if reference not in set(table["arm"]):
         raise unknown_name("arm", reference, table["arm"].unique())
-    rows = _paired_tests(table, "arm", reference, metrics, n_boot, seed, level)
-    order = {arm: i for i, arm in enumerate(ARMS)}
-    rows = rows.sort_values("arm", key=lambda column: column.map(order), kind="stable")
-    rows = rows.sort_values(["metric", "structure"], key=_first_seen, kind="stable", ignore_index=True)
-    rows.insert(1, "reference", reference)
+    arms = [arm for arm in ARMS if arm != reference and arm in set(table["arm"])]
+    rows = _paired_tests(table, "arm", arms, reference, metrics, n_boot, seed, level)
     return _with_holm(rows)[list(CONTRAST_COLUMNS)]
 
 
@@ -204,16 +201,16 @@ def contrast_values(
             pair = own[own[column].isin([value, reference])]
             both = pair.groupby("run")[column].nunique() == 2
             pair = pair[pair["run"].isin(both.index[both])]
-            rows = _paired_tests(pair, column, reference, metrics, n_boot, seed, level)
-            parts.append(rows.assign(arm=arm, reference=reference))
+            parts.append(_paired_tests(pair, column, [value], reference, metrics, n_boot, seed, level).assign(arm=arm))
     columns = ["arm", column, "reference", *TEST_COLUMNS]
     return _with_holm(pd.concat(parts, ignore_index=True))[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def _paired_tests(
-    table: pd.DataFrame, column: str, reference: Any, metrics: Sequence[str], n_boot: int, seed: int, level: float
-) -> pd.DataFrame:
-    """Differences from the rows in which ``column`` has the value ``reference``, by metric, structure and value."""
+    table: pd.DataFrame, column: str, values: Sequence[Any], reference: Any, metrics: Sequence[str], n_boot: int,
+    seed: int, level: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows in which ``column`` has one of the values minus those with the reference, by metric, structure and value."""
     known = [metric for metric in metrics if metric in set(table["metric"])]
     if not known:
         raise unknown_name("metric", next(iter(metrics), ""), table["metric"].unique())
@@ -222,21 +219,17 @@ def _paired_tests(
     for metric in known:
         for structure in table.loc[table["metric"] == metric, "structure"].unique():
             wide = means.loc[(metric, structure)]
-            for value in [name for name in wide.columns if name != reference]:
+            for value in [value for value in values if value in wide.columns]:
                 difference = (wide[value] - wide[reference]).dropna().to_numpy()
                 low, high = _interval(difference, n_boot, seed, level)
                 mean = float(difference.mean()) if difference.size else np.nan
-                rows.append((value, structure, metric, difference.size, mean, low, high, _wilcoxon(difference)))
-    return pd.DataFrame(rows, columns=[column, *TEST_COLUMNS[:-1]])
+                test = (difference.size, mean, low, high, _wilcoxon(difference))
+                rows.append((value, reference, structure, metric, *test))
+    return pd.DataFrame(rows, columns=[column, "reference", *TEST_COLUMNS[:-1]])
 
 
 def _with_holm(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(p_holm=adjust(table["p"].to_numpy(dtype=float), "holm").p)
-
-
-def _first_seen(column: pd.Series) -> pd.Series:
-    """Sort key: the order in which values occur first."""
-    return column.map({value: i for i, value in enumerate(column.unique())})
 
 
 def _interval(values: np.ndarray, n_boot: int, seed: int, level: float) -> tuple[float, float]:

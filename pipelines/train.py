@@ -15,6 +15,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from joblib import effective_n_jobs
 
 from hybrid.cases import UNNAMED, Case, Cohort
 from hybrid.errors import HybridError, InputError, unknown_name
@@ -141,8 +142,8 @@ def train_segmenter(
     _warn_of_seen(cases, splits, () if checkpoint is None else checkpoint.patients)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
-    at_once = side_by_side(len(splits), n_jobs)
-    check_memory(made, chosen, networks=len(splits) if at_once else 1)
+    at_once = networks_at_once(len(splits), n_jobs)
+    check_memory(made, chosen, networks=at_once)
     prepared = prepare_cases(cases, made, out, run)
     names = [f"fold_{number}" if len(splits) > 1 else "" for number in range(len(splits))]
     trainings = {
@@ -151,9 +152,9 @@ def train_segmenter(
     }
     train = functools.partial(
         _train_fold, cases=cases, plan=made, prepared=prepared, transfer=transfer, resume=resume,
-        progress=progress and not at_once,
+        progress=progress and at_once == 1,
     )  # fmt: skip
-    if at_once:
+    if at_once > 1:
         train_together(train, trainings, out, n_jobs=n_jobs, backend=backend, progress=progress)
     else:
         for training in trainings.values():
@@ -371,11 +372,11 @@ def _train_fold(
     return []
 
 
-def side_by_side(networks: int, n_jobs: int) -> bool:
-    """Whether networks are trained at once: on a CPU, a core for each is faster than all cores for each in turn."""
+def networks_at_once(networks: int, n_jobs: int) -> int:
+    """How many networks are trained at once: on a CPU, a core for each is faster than all cores for each in turn."""
     import torch
 
-    return networks > 1 and n_jobs != 1 and not torch.cuda.is_available()
+    return 1 if torch.cuda.is_available() else min(networks, effective_n_jobs(n_jobs))
 
 
 def train_together(function: Callable[[Any, int], Rows], trainings: Mapping[str, Any], out: Path, **work: Any) -> None:

@@ -23,7 +23,6 @@ from .saliency import FloatArray, Saliency, peak_of
 HEAT_COLOURS: Final = "inferno"
 """Colour map of heat maps: even in lightness, readable with any colour vision and in grey."""
 
-
 _HEAT_LABEL: Final = "Evidence, relative to the maximum"
 
 

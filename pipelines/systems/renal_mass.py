@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..evaluate_masks import evaluate_masks
 from ..files import read_exact, write_csv, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
-from ..train import SPLIT_COLUMN, read_pair, side_by_side, split_of, train_segmenter
+from ..train import SPLIT_COLUMN, networks_at_once, read_pair, split_of, train_segmenter
 from .baselines import renal_baselines
 from .lesion_mri import split_cohort
 
@@ -82,8 +83,8 @@ def run_renal_mass(
     network : str
         Of both segmentation stages.
     minutes, epochs : optional
-        Of the whole training (20 % for stage 1, the rest for stage 2, whose members share it unless several jobs train
-        them side by side), or epochs of each network.
+        Of the whole training (20 % for stage 1, the rest for stage 2, whose members share it as far as they are not
+        trained side by side by several jobs), or epochs of each network.
     members : int
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
@@ -210,7 +211,7 @@ def train_cascade(
     fine = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
-        minutes=None if part["mass"] is None else part["mass"] / (1 if side_by_side(members, n_jobs) else members),
+        minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
         plan={**common, **fine, "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2},
               "crop_margin_mm": rules.margin_mm + 10},
         **shared,

@@ -48,7 +48,7 @@ CURVES = {
     "arms": ("primary_only", "fine_tune", "joint", "dual_branch"), "epochs": 2, "pretraining_epochs": 15, "steps": 100,
     "seeds": 1, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0), "plan": {"width": 8},
 }  # fmt: skip
-"""200 steps an arm, half the width: 16 trainings in 22 minutes."""
+"""200 steps an arm, half the width: 16 trainings in about 22 minutes."""
 
 BUDGET = {"epochs": 3, "pretraining_epochs": 15, "steps": 200, "seeds": 3}
 """600 steps an arm. Long epochs: the Dice of whole scans after each one takes as long as 50 steps."""

@@ -17,7 +17,7 @@ from hybrid.images import read_mask, to_array
 from hybrid.pipelines.cli import main
 from hybrid.pipelines.evaluate_masks import evaluate_masks, overlay_slices
 from hybrid.pipelines.segment import segment_cohort
-from hybrid.pipelines.train import make_folds, train_segmenter
+from hybrid.pipelines.train import make_folds, networks_at_once, train_segmenter
 from hybrid.tables import MASK_COLUMNS
 
 FAST = {"width": 8, "patch": (16, 16, 16)}
@@ -212,6 +212,14 @@ def test_networks_trained_side_by_side_are_those_trained_in_turn(tmp_path):
     for number in range(2):
         first, second = ((model / f"fold_{number}" / "model.safetensors").read_bytes() for model in models)
         assert first == second
+
+
+@pytest.mark.parametrize(("networks", "jobs", "at_once"), [(5, 2, 2), (2, 4, 2), (3, 1, 1), (1, 4, 1)])
+def test_no_more_networks_are_trained_at_once_than_jobs(networks, jobs, at_once, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert networks_at_once(networks, jobs) == at_once
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert networks_at_once(networks, jobs) == 1
 
 
 def test_a_failed_training_beside_others_is_named(tmp_path, monkeypatch):
