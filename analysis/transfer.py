@@ -330,7 +330,7 @@ def plot_wiring(ax: Axes | None = None) -> Axes:
     ax.axis("off")
     boxes = {
         "Image": (0.2, 2.5), "Primary\nencoder": (2.2, 4.1), "Auxiliary\nencoder": (2.2, 0.9),
-        "Mix 1×1×1": (4.5, 0.9), "Gate\n(starts at 0)": (6.2, 0.9), "Decoder\n(shared)": (7.6, 4.1),
+        "Mix\n1×1×1": (4.1, 0.9), "Gate\n(starts at 0)": (6.3, 0.9), "Decoder\n(shared)": (7.6, 4.1),
     }  # fmt: skip
     for text, (left, bottom) in boxes.items():
         ax.text(
@@ -339,7 +339,7 @@ def plot_wiring(ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     arrow: dict[str, Any] = {"arrowstyle": "->", "color": "#333333", "lw": 1.0, "shrinkA": 2, "shrinkB": 2}
     for start, stop in (
-        ((1.5, 3.2), (2.1, 4.4)), ((1.5, 2.8), (2.1, 1.6)), ((3.6, 1.4), (4.3, 1.4)), ((5.8, 1.4), (6.1, 1.4)),
+        ((1.5, 3.2), (2.1, 4.4)), ((1.5, 2.8), (2.1, 1.6)), ((3.6, 1.4), (4.25, 1.4)), ((5.35, 1.4), (6.05, 1.4)),
         ((3.6, 4.6), (5.5, 4.6)), ((5.9, 4.6), (7.5, 4.6)), ((6.7, 1.9), (5.8, 4.3)),
     ):  # fmt: skip
         ax.annotate("", xy=stop, xytext=start, arrowprops=arrow)
