@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,7 @@ FROZEN_SHARE: Final = 0.5
 LOCATE_MARGIN_MM: Final = 15.0
 PRETRAINING: Final = "pretraining"
 LOCATOR: Final = "locator"
+LOCATED: Final = "located"
 
 
 @dataclass(frozen=True)
@@ -371,19 +373,38 @@ class TransferStudy:
             transfer=transfer, progress=self.work["progress"],
         )  # fmt: skip
 
+    def locate(self, cases: Cohort) -> Path | None:
+        """Find the region of every case once, for the networks of all arms.
+
+        Returns
+        -------
+        Path, optional
+            Folder of the regions; None when the networks look at whole images.
+        """
+        if self.locate_mm is None:
+            return None
+        model, folder = self.out / LOCATOR, self.out / LOCATED
+        function = functools.partial(locate_case, model=str(model), folder=str(folder), inference=self.inference)
+        settings = {"model": file_digest(model / "model.safetensors"), "inference": self.inference}
+        run_cases(
+            function, cases, stage="locate", settings=settings, out=self.out,
+            valid=lambda rows: Path(rows[0]["region"]).is_file(), **self.work,
+        )  # fmt: skip
+        return folder
+
     def _judge(self) -> pd.DataFrame:
         parts = []
-        locator = str(self.out / LOCATOR) if self.locate_mm is not None else None
+        located = self.locate(Cohort(self.primary[n] for n in dict.fromkeys(n for run in self.runs for n in run.test)))
         for run in self.runs:
             tested = Cohort(self.primary[name] for name in run.test)
             model = self.out / run.folder
             settings = {
                 "model": file_digest(model / "model.safetensors"), "structures": self.structures,
-                "locator": None if locator is None else file_digest(Path(locator) / "model.safetensors"),
+                "locator": None if located is None else file_digest(self.out / LOCATOR / "model.safetensors"),
                 "inference": self.inference,
             }  # fmt: skip
             function = functools.partial(
-                judge_case, model=str(model), structures=self.structures, locator=locator, inference=self.inference
+                judge_case, model=str(model), structures=self.structures, located=located, inference=self.inference
             )
             # Runs of one network on the same patients (zero-shot, whatever the seed) are judged once.
             stage = "judge_" + digest([run.folder, run.test])[:10]
@@ -410,31 +431,53 @@ def judge_case(
     *,
     model: str,
     structures: Mapping[str, Sequence[int]],
-    locator: str | None,
+    located: Path | None,
     inference: Mapping[str, Any],
 ) -> Rows:
     """Rows ``structure, metric, value`` of one test case under one model."""
     from hybrid.mask_metrics import measure_masks
 
     image, reference = read_pair(case)
-    prediction = drawn_labels(image, case.case_id, model=model, locator=locator, inference=inference)
+    prediction = drawn_labels(image, case.case_id, model=model, located=located, inference=inference)
     table = measure_masks(prediction, reference, structures, case_id=case.case_id)
     chosen = table[table["metric"].isin(METRICS)]
     return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
 
 
+def locate_case(case: Case, seed: int, *, model: str, folder: str, inference: Mapping[str, Any]) -> Rows:
+    """Store the voxels (of the locator's grid) that the networks of all arms look at; the row names the file."""
+    from hybrid.deep.segmentation.cascade import widened
+    from hybrid.deep.segmentation.preprocessing import open_scan
+
+    scan = open_scan(read_image(next(iter(case.images.values())), case_id=case.case_id), case_id=case.case_id)
+    finder = _segmenter(model, **inference)
+    region = widened(finder.run(scan, export=False).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
+    path = _region_file(folder, case.case_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, region=region)
+    return [{"region": str(path)}]
+
+
+def _region_file(folder: str | Path, case_id: str) -> Path:
+    return Path(folder) / f"{quote(case_id, safe='')}.npz"
+
+
 def drawn_labels(
-    image: sitk.Image, case_id: str, *, model: str, locator: str | None, inference: Mapping[str, Any]
+    image: sitk.Image, case_id: str, *, model: str, located: Path | None, inference: Mapping[str, Any]
 ) -> sitk.Image:
     """Labels that a network of the study draws, on the grid of the image."""
-    from hybrid.deep.segmentation.cascade import widened
     from hybrid.deep.segmentation.preprocessing import open_scan
 
     scan = open_scan(image, case_id=case_id)
     relevant = None
-    if locator is not None:
-        finder = _segmenter(locator, **inference)
-        relevant = widened(finder.run(scan, export=False).coarse > 0, LOCATE_MARGIN_MM, finder.plan.spacing)
+    if located is not None:
+        path = _region_file(located, case_id)
+        if not path.is_file():
+            raise InputError(
+                "The region of this case is missing.",
+                advice="failures.csv says why; the same command finds it again.", case_id=case_id, path=path,
+            )  # fmt: skip
+        relevant = np.load(path)["region"]
     labels = _segmenter(model, **inference).run(scan, relevant=relevant).labels
     return from_array(scan.orientation.undo(labels), image)
 

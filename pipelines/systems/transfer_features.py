@@ -91,16 +91,16 @@ def predicted_masks(study: TransferStudy, arm: str) -> Cohort:
     if arm not in ARMS:
         raise unknown_name("arm", arm, ARMS)
     models = _models(study, arm)
-    locator = study.out / LOCATOR if study.locate_mm is not None else None
+    located = study.locate(study.primary)
     found: list[Case] = []
     for model in dict.fromkeys(models.values()):
         cases = Cohort(case for case in study.primary if models[case.case_id] == model)
         folder = study.out / "predicted" / arm
         function = functools.partial(
-            draw_case, model=str(model), locator=None if locator is None else str(locator), out=str(folder),
-            inference=study.inference,
-        )  # fmt: skip
-        digests = [file_digest(path / "model.safetensors") for path in (model, locator) if path is not None]
+            draw_case, model=str(model), located=located, out=str(folder), inference=study.inference
+        )
+        used = [model] if located is None else [model, study.out / LOCATOR]
+        digests = [file_digest(path / "model.safetensors") for path in used]
         results = run_cases(
             function, cases, stage=f"draw_{model.name}", settings={"models": digests, "inference": study.inference},
             out=folder,
@@ -133,12 +133,12 @@ def _models(study: TransferStudy, arm: str) -> dict[str, Path]:
 
 
 def draw_case(
-    case: Case, seed: int, *, model: str, locator: str | None, out: str, inference: Mapping[str, Any]
+    case: Case, seed: int, *, model: str, located: Path | None, out: str, inference: Mapping[str, Any]
 ) -> Rows:
     """Write the mask of one case; its row names the file."""
     image = read_image(next(iter(case.images.values())), case_id=case.case_id)
     name = f"masks/{case.case_id}.nii.gz"
-    write_image(drawn_labels(image, case.case_id, model=model, locator=locator, inference=inference), Path(out) / name)
+    write_image(drawn_labels(image, case.case_id, model=model, located=located, inference=inference), Path(out) / name)
     return [{"mask": name, "digest": file_digest(Path(out) / name)}]
 
 

@@ -4,6 +4,7 @@
     python tests/benchmarks/transfer_quality.py kits --out run/transfer_kits
     python tests/benchmarks/transfer_quality.py hippocampus --out run/transfer_hippocampus
     python tests/benchmarks/transfer_quality.py curves --out run/transfer_curves
+    python tests/benchmarks/transfer_quality.py folds --out run/transfer_folds
 
 Fixed before the first run: styles, cases, budget, seeds. ``kits``: the 300 label maps of kits_masks/kits23/k3,
 painted as CT of 3 mm; the paint does not depend on malignancy, so that only shape, size and place can tell it.
@@ -13,12 +14,14 @@ shift of intensities and resolution, and the last 30 files as the test set. Afte
 classified (benign against malignant) by features of the reference masks and of those that the auxiliary network draws,
 which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``. ``curves``: hippocampus
 with 5, 10, 15 and 20 primary patients and four weights of the auxiliary loss; one seed, 200 steps, half the width.
+``folds``: the 20 primary patients alone, in two repeats of four folds, every arm with 200 steps and half the width.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,11 @@ CURVES = {
     "seeds": 1, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0), "plan": {"width": 8},
 }  # fmt: skip
 """200 steps an arm, half the width: 16 trainings in about 22 minutes."""
+
+FOLDS = {
+    "epochs": 2, "pretraining_epochs": 15, "steps": 100, "folds": 4, "repeats": 2, "plan": {"width": 8},
+}  # fmt: skip
+"""Without a fixed test set: every patient is judged twice, by networks that have not seen the patient."""
 
 BUDGET = {"epochs": 3, "pretraining_epochs": 15, "steps": 200, "seeds": 3}
 """600 steps an arm. Long epochs: the Dice of whole scans after each one takes as long as 50 steps."""
@@ -97,14 +105,14 @@ def kits(out: Path, jobs: int) -> TransferStudy:
     )  # fmt: skip
 
 
-def hippocampus(out: Path, jobs: int, **settings: Any) -> TransferStudy:
-    """Shift the auxiliary images and set up the study."""
+def hippocampus(out: Path, jobs: int, *, fixed: bool = True, **settings: Any) -> TransferStudy:
+    """Shift the auxiliary images and set up the study, with the last 30 files as the test set or with folds."""
     folder = data() / "hippocampus"
     names = sorted(file.name for file in (folder / "images").iterdir())
     order = np.random.default_rng(DRAW_SEED).permutation(names[:-30])
     rows = {"primary": [], "auxiliary": []}
-    for name in (*order[:20], *names[-30:]):
-        split = "test" if name in names[-30:] else "train"
+    for name in (*order[:20], *(names[-30:] if fixed else ())):
+        split = ("test" if name in names[-30:] else "train") if fixed else ""
         rows["primary"].append((name, folder / "images" / name, folder / "labels" / name, split))
     for name in order[20:]:
         path = out / "auxiliary" / name
@@ -131,6 +139,11 @@ def curves(out: Path, jobs: int) -> TransferStudy:
     return hippocampus(out, jobs, **CURVES)
 
 
+def folds(out: Path, jobs: int) -> TransferStudy:
+    """Repeated folds of the 20 primary patients."""
+    return hippocampus(out, jobs, fixed=False, **FOLDS)
+
+
 def shifted(image: sitk.Image) -> sitk.Image:
     """Another scanner: contrast bent (gamma 0.6 over the 99th percentile), blur of 0.8 mm, slices of 2 mm."""
     values = sitk.GetArrayFromImage(image)
@@ -146,22 +159,28 @@ def shifted(image: sitk.Image) -> sitk.Image:
     return sitk.Resample(thick, image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
 
 
+PARTS = {"kits": kits, "hippocampus": hippocampus, "curves": curves, "folds": folds}
+
+
 def main() -> None:
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("kits", "hippocampus", "curves"))
+    parser.add_argument("part", choices=tuple(PARTS))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    study = {"kits": kits, "hippocampus": hippocampus, "curves": curves}[options.part](options.out, options.jobs)
+    study = PARTS[options.part](options.out, options.jobs)
     report = study.run()
     for name in TABLES:
         path = report.parent / "tables" / f"{name}.csv"
         if path.is_file():
             print(pd.read_csv(path).to_string())
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes", flush=True)
     if options.part == "kits":
         report = classify_transfer(study, structure="tumour")
         for name in ("estimates", "contrasts"):
             print(pd.read_csv(report.parent / "tables" / f"{name}.csv").to_string())
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

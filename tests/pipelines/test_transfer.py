@@ -118,7 +118,12 @@ def test_a_shared_patient_is_found_by_id_and_by_pixels(primary, auxiliary, tmp_p
 
 def test_region_is_located_with_a_coarse_network(primary, auxiliary, tmp_path):
     TransferStudy(primary, auxiliary, tmp_path / "out", arms=("zero_shot", "primary_only"), locate_mm=2.0, **FAST).run()
-    assert (tmp_path / "out" / "locator" / "model.safetensors").is_file()
+    out = tmp_path / "out"
+    assert (out / "locator" / "model.safetensors").is_file()
+    scores = pd.read_csv(out / "scores.csv")
+    regions = {path.stem: np.load(path)["region"] for path in (out / "located").iterdir()}
+    assert set(regions) == set(scores["case_id"])
+    assert all(region.any() for region in regions.values())
 
 
 def test_impossible_studies_are_refused(primary, auxiliary, tmp_path):
