@@ -229,15 +229,16 @@ class _Part:
         rows = table[[*feature_set.columns, *batch]]
         inner = []
         for fit, held_out in splits:
-            prefix = _prefix(feature_set, settings, seed).fit(rows.iloc[fit], y[fit])
-            inner.append((fit, held_out, prefix.transform(rows.iloc[fit]), prefix.transform(rows.iloc[held_out])))
+            prefix = _prefix(feature_set, settings, seed)
+            reduced = prefix.fit_transform(rows.iloc[fit], y[fit])
+            inner.append((fit, held_out, reduced, prefix.transform(rows.iloc[held_out])))
         self.candidates = {
             name: _best(candidates(classifier, seed), inner, y, settings.imbalance)
             for name, classifier in settings.classifiers.items()
         }
         self.selected = max(self.candidates, key=lambda name: self.candidates[name].inner_auc)
-        self.prefix = _prefix(feature_set, settings, seed).fit(rows, y)
-        self.reduced = self.prefix.transform(rows)
+        self.prefix = _prefix(feature_set, settings, seed)
+        self.reduced = self.prefix.fit_transform(rows, y)
         self.estimators: dict[str, BaseEstimator] = {}
 
     def refit(self, classifier: str) -> BaseEstimator:

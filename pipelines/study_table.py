@@ -104,6 +104,7 @@ def prepare_table(
     clinical, categorical = _clinical(cohort, cases, covariates)
     batches = [] if harmonise is None else [prepare_batches(cohort, cases, harmonise)]
     joined = pd.concat([chosen.reset_index(drop=True), clinical, *batches], axis=1)
+    joined.columns = joined.columns.astype(object)  # scikit-learn asks for every name by itself: slow with Arrow text
     y = outcome.reindex(cases).to_numpy(dtype=np.int64)
     if len(np.unique(y)) < 1 + need_both:
         raise InputError(

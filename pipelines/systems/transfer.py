@@ -49,6 +49,9 @@ NETWORKS: Final = {"joint": "dynunet_tagged", "dual_branch": "dynunet_dual"}
 FROZEN_SHARE: Final = 0.5
 """Share of the steps in which the encoder of ``fine_tune_frozen`` stays as it is."""
 
+MONITORED: Final = 2
+"""Cases whose Dice shows that a network learns; the arms are judged on test cases."""
+
 LOCATE_MARGIN_MM: Final = 15.0
 PRETRAINING: Final = "pretraining"
 LOCATOR: Final = "locator"
@@ -318,7 +321,7 @@ class TransferStudy:
     def _settings(self, epochs: int, seed: int) -> Any:
         from hybrid.deep.segmentation.training import TrainingSettings
 
-        return TrainingSettings(epochs=epochs, steps=self.steps, seed=seed)
+        return TrainingSettings(epochs=epochs, steps=self.steps, seed=seed, monitored=MONITORED)
 
     def _train_shared(self, plan: Any, prepared: Mapping[str, Any]) -> None:
         """Train what the arms share: the auxiliary network, and the one that locates the region."""
@@ -332,7 +335,7 @@ class TransferStudy:
             values = sorted({value for case in self.auxiliary for value in _labels_of([case])})
             train_segmenter(
                 self.auxiliary, self.out / LOCATOR, epochs=max(4, self.pretraining_epochs // 4), validation_share=0.0,
-                seed=self.seed, settings={"steps": self.steps},
+                seed=self.seed, settings={"steps": self.steps, "monitored": MONITORED},
                 plan={"spacing": (self.locate_mm,) * 3, "labels": {"region": 1}, "width": plan.width,
                       "modality": plan.modality, "label_map": {value: 1 for value in values if value != 1}},
                 **self.work,

@@ -50,9 +50,6 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 CHECKPOINT: Final = "checkpoint.pt"
 CURVES: Final = "curves.csv"
 
-MONITORED_CASES: Final = 6
-"""Cases of each set whose Dice is computed after an epoch."""
-
 MONITORED_OVERLAP: Final = 0.25
 MONITORED_SHARE: Final = 0.15
 """Work that computing the Dice may take, relative to the steps. With large scans it is not computed after every epoch:
@@ -101,6 +98,8 @@ class TrainingSettings:
         Number of GPUs or processes.
     checkpoint_minutes : float
         How often the state is written.
+    monitored : int
+        Cases of each set whose Dice is computed after an epoch; 0 computes none. Stopping early needs them.
     """
 
     minutes: float | None = None
@@ -118,12 +117,18 @@ class TrainingSettings:
     accelerator: str = "auto"
     devices: int = 1
     checkpoint_minutes: float = 3.0
+    monitored: int = 6
 
     def __post_init__(self) -> None:
         for name in ("minutes", "epochs", "steps", "learning_rate"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"The '{name}' parameter must be positive; found {value}.")
+        if self.monitored < (self.patience > 0):
+            raise InputError(
+                f"The 'monitored' parameter counts cases; found {self.monitored}.",
+                advice="Stopping early (patience) needs one or more; without it 0 is possible.",
+            )
         if not 0 <= self.calm <= 1:
             raise InputError(f"The 'calm' parameter must be from 0 to 1; found {self.calm}.")
         if self.minutes is not None and self.epochs is not None:
@@ -503,7 +508,8 @@ class _Run:
         return self.settings.patience > 0 and bool(self.validation)
 
     def _monitored(self, cases: list[PreparedCase]) -> list[PreparedCase]:
-        return cases[:: max(1, math.ceil(len(cases) / MONITORED_CASES))]
+        wanted = self.settings.monitored
+        return cases[:: max(1, math.ceil(len(cases) / wanted))] if wanted else []
 
     @functools.cached_property
     def _windows(self) -> int:
@@ -514,6 +520,8 @@ class _Run:
 
     def _is_monitored(self) -> bool:
         """Whether the Dice is due after this epoch: the same ones in a resumed training, always the first and last."""
+        if not self.settings.monitored:
+            return False
         affordable = MONITORED_SHARE * WINDOWS_PER_PATCH * self.settings.steps * self.plan.batch / self._windows
         is_turn = affordable >= 1 or int(self.epoch * affordable) > int((self.epoch - 1) * affordable)
         return is_turn or self.epoch == 1 or self.finished

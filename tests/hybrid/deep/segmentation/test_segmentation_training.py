@@ -68,6 +68,17 @@ def test_dice_of_large_scans_is_computed_at_the_first_last_and_some_other_epochs
     pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
+def test_watching_fewer_cases_changes_no_weight(plan, cases, tmp_path):
+    six, none = (
+        train_network(plan, cases, [], tmp_path / str(n), replace(FAST, monitored=n), progress=False) for n in (6, 0)
+    )
+    assert six.curves["train_dice"].notna().any()
+    assert none.curves["train_dice"].isna().all()
+    assert same_weights(six.network, none.network)
+    with pytest.raises(InputError, match="counts cases"):
+        replace(FAST, monitored=0, patience=3)
+
+
 def test_early_stopping_counts_only_epochs_with_a_dice(plan, cases, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "MONITORED_SHARE", 1e-9)
     settings = replace(FAST, epochs=40, patience=3, learning_rate=1e-9)
