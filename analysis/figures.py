@@ -1,4 +1,4 @@
-"""Figures as files and as pictures inside a page."""
+"""Figures and tables as files, and figures as pictures inside a page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .plots import COLUMN_WIDTH
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -95,3 +96,14 @@ def write_bytes(content: bytes, path: Path) -> Path:
     partial.write_bytes(content)
     os.replace(partial, path)
     return path
+
+
+def write_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table as CSV with every digit."""
+    return write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path)
+
+
+def write_tables(tables: Mapping[str, pd.DataFrame], report: Path) -> None:
+    """Write the tables behind a report into the folder ``tables`` beside it, one file for each name."""
+    for name, table in tables.items():
+        write_table(table, report.parent / "tables" / f"{name}.csv")

@@ -18,7 +18,7 @@ from . import mask_plots as plots
 from .conventions import CONVENTIONS
 from .detection import SIZE_EDGES_MM, classification_by_size, detection_table, froc, recall_by_diameter
 from .exports import Section
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .multiclass_part import multiclass_table, multiclass_view
 from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
 from .overlap import summarise_overlap as summarise
@@ -198,8 +198,7 @@ class MaskReport:
         """
         path = Path(path)
         tables = self.tables()
-        for name, table in tables.items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(tables, path)
         pictures = self._pictures(path.parent / "figures", slices)
         return write_bytes(self._render(tables, pictures).encode(), path)
 

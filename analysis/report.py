@@ -22,7 +22,7 @@ from .describe import SPLIT, describe_by_split, describe_cohort, describe_featur
 from .detail_part import detail_tables
 from .explanation_part import explanation_figures, explanation_tables
 from .exports import Section
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .methods import methods_sections
 from .metrics import confusion, evaluate_models
 from .pages import render
@@ -196,9 +196,7 @@ class Report:
                 "The report needs a file name; found a folder.", advice="Example: run/report.html", path=path
             )
         tables = self.tables()
-        for name, table in tables.items():
-            content = table.to_csv(index=False, lineterminator="\n").encode()
-            write_bytes(content, path.parent / "tables" / f"{name}.csv")
+        write_tables(tables, path)
         pictures = self._pictures(path.parent / "figures", tables)
         return write_bytes(self._render(tables, pictures).encode(), path)
 

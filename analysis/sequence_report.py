@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hybrid.errors import InputError
 from hybrid.tables import require_columns
 
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .multiclass_part import multiclass_table, multiclass_view
 from .pages import render
 from .per_class import (
@@ -195,8 +195,7 @@ class SequenceReport:
             The same path.
         """
         path, tables = Path(path), self.tables()
-        for name, table in tables.items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(tables, path)
         settings = self.record.get("settings")
         page = render(
             "sequence.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),

@@ -15,7 +15,7 @@ import pandas as pd
 from hybrid.errors import InputError
 
 from . import slices as own
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .pages import render
 from .slices import FINDING, NO_FINDING, PUBLISHED_SOURCE, TOP_SLICES, figure
 from .views import Cell, Row, View, failures_view
@@ -192,8 +192,7 @@ class SliceReport:
             The same path.
         """
         path = Path(path)
-        for name, table in self.tables.items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(self.tables, path)
         settings = self.record.get("settings")
         page = render(
             "slices.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),

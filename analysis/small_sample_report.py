@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .pages import render
 from .resampling_part import resampled_view
 from .small_sample import (
@@ -112,8 +112,7 @@ class SmallSampleReport:
             The same path.
         """
         path = Path(path)
-        for name, table in self.tables().items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(self.tables(), path)
         settings = self.record.get("settings")
         first = self.estimates[self.estimates["source"] == self.sources[0]]
         page = render(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .pages import render
 from .survival_calibration import calibrate_survival, calibration_groups, compare_survival_validation
 from .survival_curves import kaplan_meier, median_survival
@@ -229,8 +229,7 @@ class SurvivalReport:
             The same path.
         """
         path, tables = Path(path), self.tables()
-        for name, table in tables.items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(tables, path)
         settings = self.record.get("settings")
         page = render(
             "survival.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),

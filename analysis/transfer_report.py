@@ -11,7 +11,7 @@ from typing import Any, Final
 import pandas as pd
 
 from . import transfer as study
-from .figures import Album, Picture, write_bytes
+from .figures import Album, Picture, write_bytes, write_tables
 from .pages import render
 from .published import published_table, published_view
 from .transfer import (
@@ -125,8 +125,7 @@ class TransferReport:
             The same path.
         """
         path, tables = Path(path), self.tables()
-        for name, table in tables.items():
-            write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path.parent / "tables" / f"{name}.csv")
+        write_tables(tables, path)
         pictures = self._pictures(path.parent / "figures", tables)
         settings = self.record.get("settings")
         page = render(
