@@ -507,9 +507,10 @@ def sample_size_verdict(
     supported = int(n // max(single.values())) if n >= risk else 0
     expected = expected_shrinkage(n, n_parameters, required.r2)
     rate = n_events / n_parameters
+    each = f"{rate:.2g} event{'s' * (f'{rate:.2g}' != '1')}"
     enough = n >= required.n
     sentence = (
-        f"{n} patients with {n_events} events ({rate:.2g} events per candidate parameter) are "
+        f"{n} patients with {n_events} events ({each} per candidate parameter) are "
         f"{'enough' if enough else 'too few'} for {n_parameters} candidate parameter{'s' * (n_parameters != 1)}: "
         f"the criteria of Riley et al. ask for {required.n} patients; with {n} the expected shrinkage is "
         f"{expected:.2f} (target {shrinkage:g}) and {_supported_text(supported)}."

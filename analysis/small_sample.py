@@ -29,11 +29,11 @@ ESTIMATES: Final = {
 """Ways of estimating the AUC, in the order of the report."""
 
 ESTIMATE_COLUMNS: Final = (
-    "source", "feature_set", "estimate", "auc", "lower", "upper", "interval", "p_permutation", "n_permutations",
-    "n_patients", "n_events",
+    "source", "feature_set", "estimate", "auc", "lower", "upper", "interval", "p_permutation", "null_mean",
+    "null_lower", "null_upper", "n_permutations", "n_patients", "n_events",
 )  # fmt: skip
 """Columns of the table of estimates: ``source`` is the mask that was measured, ``estimate`` a key of
-:data:`ESTIMATES`."""
+:data:`ESTIMATES`, ``null_mean, null_lower, null_upper`` mean and middle 95 % of the AUC with permuted outcomes."""
 
 POWER: Final = 0.8
 CORRELATION: Final = 0.5
@@ -116,14 +116,22 @@ def estimate_rows(
         counts = (int(model["n_patients"]), int(model["n_events"]))
         rows.append(
             (source, name, "nested_cv", model["auc"], model["lower"], model["upper"], model["method"],
-             permutation_p(model["auc"], own), own.size, *counts)
+             permutation_p(model["auc"], own), *_null_range(own), own.size, *counts)
         )  # fmt: skip
         rows += [
-            (source, name, kind, row["estimate"], row["lower"], row["upper"], row["interval"], np.nan, 0,
+            (source, name, kind, row["estimate"], row["lower"], row["upper"], row["interval"], *(np.nan,) * 4, 0,
              int(row.get("n_patients", counts[0])), int(row.get("n_events", counts[1])))
             for (feature_set, kind), row in resampled.items() if feature_set == name
         ]  # fmt: skip
     return pd.DataFrame(rows, columns=list(ESTIMATE_COLUMNS))
+
+
+def _null_range(null: np.ndarray) -> tuple[float, float, float]:
+    """Mean and middle 95 % of AUCs with permuted outcomes; NaN without any."""
+    if not null.size:
+        return np.nan, np.nan, np.nan
+    lower, upper = np.quantile(null, [0.025, 0.975])
+    return float(null.mean()), float(lower), float(upper)
 
 
 def small_sample_sentence(contrast: pd.Series, *, level: float = 0.95, source: str = "reference") -> str:

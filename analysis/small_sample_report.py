@@ -142,7 +142,9 @@ class SmallSampleReport:
                     continue
                 row = found.loc[kind]
                 cells.append(Cell(number(row["auc"]), interval(row["lower"], row["upper"])))
-            cells.append(Cell(p_value(found["p_permutation"].max())))
+            null = found.loc["nested_cv", ["null_mean", "null_lower", "null_upper"]]
+            chance = f"chance {with_interval(*null)}" if null.notna().all() else ""
+            cells.append(Cell(p_value(found["p_permutation"].max()), chance))
             rows.append(Row(cells, "quiet" if name == "volume" else ""))
         counts = own[own["estimate"] == "nested_cv"].iloc[0]
         columns = ["Features", *(ESTIMATES[kind] for kind in kinds), "p (permuted outcomes)"]
@@ -151,7 +153,7 @@ class SmallSampleReport:
         return View(
             f"{SOURCE_NAMES[source]}: AUC with 95 % interval, {int(counts['n_patients'])} patients, "
             f"{int(counts['n_events'])} of them positive{extra}",
-            columns, rows,
+            columns, rows, note=_estimates_note(own),
         )  # fmt: skip
 
     def _contrasts_view(self, source: str) -> View:
@@ -249,9 +251,7 @@ class SmallSampleReport:
                 "patient (Airola et al. 2011, doi:10.1016/j.csda.2010.11.018). An AUC pooled over leave-one-out "
                 "predictions is biased and is not computed. The .632+ bootstrap (Efron and Tibshirani 1997, "
                 f"doi:10.1080/01621459.1997.10474007) is computed for the one declared pipeline ({declared}); the "
-                "copies of a patient share an inner fold, and the no-information value of the AUC is 0.5. With so few "
-                "patients an AUC below 0.5 is no knowledge turned round: leaving a patient out shifts the training set "
-                "the other way, and a model that knows nothing follows that shift.",
+                "copies of a patient share an inner fold, and the no-information value of the AUC is 0.5.",
             ),
             (
                 "Permutation",
@@ -291,3 +291,13 @@ def _draw_estimates(rows: pd.DataFrame, ax: Any) -> None:
 
 def _draw_agreement(agreement: pd.DataFrame, threshold: float, ax: Any) -> None:
     plot_agreement(agreement, threshold=threshold, ax=ax)
+
+
+def _estimates_note(estimates: pd.DataFrame) -> str:
+    """Explain what chance looks like, on both sides of one half."""
+    if estimates["null_mean"].isna().all():
+        return ""
+    note = "Chance: AUC of the whole cross-validation with permuted outcomes, mean and middle 95 %."
+    if (estimates["auc"] < 0.5).any():
+        note += " An AUC below 0.5 inside that range is chance as well, not knowledge turned round."
+    return note

@@ -3,7 +3,8 @@
 A *task* is a pure function of its payload with a key that digests everything that can change the result. Its result (a
 list of flat rows) is written to ``<out>/cache/<stage>/<task_id>.json`` together with the key; another key computes it
 again. A failed task is never stored as a result: it becomes a row of ``<out>/failures.csv`` and is tried again next
-time. Because tasks are pure and seeded from their key, one core or many, one run or a resumed one give the same rows.
+time. Because tasks are pure and seeded from their content, one core or many, one run or a resumed one give the same
+rows.
 """
 
 from __future__ import annotations
@@ -52,11 +53,15 @@ class Task:
         Hexadecimal digest of inputs, settings and code version.
     payload : Any
         What the function gets; must be picklable for process backends.
+    content : str
+        Digest of inputs and settings alone, from which the function's seed is drawn, so that another version of the
+        code or of a package draws the same numbers. Default: ``key``.
     """
 
     task_id: str
     key: str
     payload: Any = field(repr=False)
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ def _run_one(
 ) -> tuple[str, Rows | Failure]:
     try:
         with single_thread():
-            rows = function(task.payload, seed_from(task.key))
+            rows = function(task.payload, seed_from(task.content or task.key))
     except Exception as error:  # one bad case must cost only itself; the traceback is kept in the log
         logger.debug("%s: %s failed", stage, task.task_id, exc_info=True)
         return task.task_id, _failure(task.task_id, stage, error)
@@ -322,17 +327,20 @@ def run_cases(
         Rows and failures by ``case_id``.
     """
     cohort.require_unique_ids()
-    common = digest([stage, dict(settings), code_version()])
+    common, code = digest([stage, dict(settings)]), code_version()
     quiet = not progress or len(cohort) < 100
     cases = tqdm(cohort, desc=f"{stage}: files", unit="case", disable=quiet, leave=False)
-    tasks = [Task(case.case_id, case_key(case, common), case) for case in cases]
+    contents = {case.case_id: case_key(case, common) for case in cases}
+    tasks = [
+        Task(case.case_id, digest([contents[case.case_id], code]), case, contents[case.case_id]) for case in cohort
+    ]
     return run_tasks(
         function, tasks, stage=stage, out=out, n_jobs=n_jobs, backend=backend, progress=progress, valid=valid
     )
 
 
 def case_key(case: Case, common: str) -> str:
-    """Key of a case: the content of its files, its label and ``common`` (settings and code); not its folder."""
+    """Key of a case: the content of its files, its label and ``common`` (settings); not its folder."""
     files = {
         kind: {name: _content(path) for name, path in paths.items()}
         for kind, paths in (("image", case.images), ("mask", case.masks))

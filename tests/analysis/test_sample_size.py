@@ -212,6 +212,7 @@ def test_verdict_is_one_sentence_with_its_numbers():
     verdict = sample_size_verdict(84, 30, 12)
     sentence = verdict.sentence
     assert sentence.startswith("84 patients with 30 events (2.5 events per candidate parameter) are too few for 12 ")
+    assert "(1 event per candidate parameter)" in sample_size_verdict(84, 30, 30).sentence
     assert f"ask for {verdict.required.n} patients" in sentence
     assert "not even one parameter is supported" in sentence
     assert sentence.replace("et al.", "").count(".") == 4  # three decimal points and the full stop

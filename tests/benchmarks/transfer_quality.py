@@ -5,6 +5,8 @@
     python tests/benchmarks/transfer_quality.py hippocampus --out run/transfer_hippocampus
     python tests/benchmarks/transfer_quality.py curves --out run/transfer_curves
     python tests/benchmarks/transfer_quality.py folds --out run/transfer_folds
+    python tests/benchmarks/transfer_quality.py kits_full --out run/transfer_kits_full --jobs 1  # wants a GPU
+    python tests/benchmarks/transfer_quality.py kits_folds --out run/transfer_kits_folds --jobs 1  # wants a GPU
 
 Fixed before the first run: styles, cases, budget, seeds. ``kits``: the 300 label maps of kits_masks/kits23/k3,
 painted as CT of 3 mm; the paint does not depend on malignancy, so that only shape, size and place can tell it.
@@ -15,6 +17,8 @@ classified (benign against malignant) by features of the reference masks and of 
 which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``. ``curves``: hippocampus
 with 5, 10, 15 and 20 primary patients and four weights of the auxiliary loss; one seed, 200 steps, half the width.
 ``folds``: the 20 primary patients alone, in two repeats of four folds, every arm with 200 steps and half the width.
+``kits_full`` and ``kits_folds``: ``kits`` with eight times the steps, learning curve and dilution test, and in repeated
+folds of the 20 primary patients.
 """
 
 from __future__ import annotations
@@ -58,6 +62,9 @@ FOLDS = {
 }  # fmt: skip
 """Without a fixed test set: every patient is judged twice, by networks that have not seen the patient."""
 
+FULL = {"epochs": 24, "pretraining_epochs": 120, "steps": 200}
+CURVE = {"seeds": 3, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0)}
+
 BUDGET = {"epochs": 3, "pretraining_epochs": 15, "steps": 200, "seeds": 3}
 """600 steps an arm. Long epochs: the Dice of whole scans after each one takes as long as 50 steps."""
 
@@ -78,11 +85,11 @@ def draw_kits() -> tuple[list[str], list[str], list[str]]:
     return primary, test, [case for case in table["case"] if case not in {*primary, *test}]
 
 
-def kits(out: Path, jobs: int) -> TransferStudy:
-    """Paint both cohorts and set up the study."""
+def kits(out: Path, jobs: int, *, fixed: bool = True, **settings: Any) -> TransferStudy:
+    """Paint both cohorts and set up the study, with the 70 test patients or with folds of the 20 primary ones."""
     folder = data() / "kits_masks" / "kits23" / "k3"
     primary, test, auxiliary = draw_kits()
-    own = [folder / f"{case}.nii.gz" for case in (*primary, *test)]
+    own = [folder / f"{case}.nii.gz" for case in (*primary, *(test if fixed else ()))]
     simulate_painted_cohort(out / "primary", own, style=PRIMARY_STYLE, seed=31, progress=True)
     simulate_painted_cohort(
         out / "auxiliary",
@@ -92,7 +99,8 @@ def kits(out: Path, jobs: int) -> TransferStudy:
         progress=True,
     )
     table = pd.read_csv(out / "primary" / "cohort.csv", dtype=str)
-    table["split"] = ["train" if case in primary else "test" for case in table["case_id"]]
+    if fixed:
+        table["split"] = ["train" if case in primary else "test" for case in table["case_id"]]
     truth = pd.read_csv(data() / "kits_masks" / "kits23_cases_000-299.csv").set_index("case")["malignant"]
     table["outcome"] = [int(str(truth[case]).lower() == "true") for case in table["case_id"]]
     table.to_csv(out / "primary" / "split.csv", index=False)
@@ -101,8 +109,19 @@ def kits(out: Path, jobs: int) -> TransferStudy:
         out / "study",
         labels={"kidney": 1, "tumour": 2, "cyst": 3}, structures={"kidney": [1, 2, 3], "tumour": [2]}, locate_mm=6.0,
         inference=INFERENCE,
-        title="Renal tumours: 20 own and 210 auxiliary patients", simulated=True, n_jobs=jobs, progress=False, **BUDGET,
+        title="Renal tumours: 20 own and 210 auxiliary patients", simulated=True, n_jobs=jobs, progress=False,
+        **(settings or BUDGET),
     )  # fmt: skip
+
+
+def kits_full(out: Path, jobs: int) -> TransferStudy:
+    """Learning curve and dilution test on painted CT."""
+    return kits(out, jobs, **FULL, **CURVE)
+
+
+def kits_folds(out: Path, jobs: int) -> TransferStudy:
+    """Repeated folds of the 20 primary patients on painted CT."""
+    return kits(out, jobs, fixed=False, **FULL, folds=5, repeats=2)
 
 
 def hippocampus(out: Path, jobs: int, *, fixed: bool = True, **settings: Any) -> TransferStudy:
@@ -159,7 +178,10 @@ def shifted(image: sitk.Image) -> sitk.Image:
     return sitk.Resample(thick, image, sitk.Transform(), sitk.sitkLinear, 0.0, sitk.sitkFloat32)
 
 
-PARTS = {"kits": kits, "hippocampus": hippocampus, "curves": curves, "folds": folds}
+PARTS = {
+    "kits": kits, "hippocampus": hippocampus, "curves": curves, "folds": folds, "kits_full": kits_full,
+    "kits_folds": kits_folds,
+}  # fmt: skip
 
 
 def main() -> None:

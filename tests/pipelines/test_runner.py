@@ -136,6 +136,22 @@ def test_changed_file_content_is_computed_again_and_a_moved_folder_is_not(tmp_pa
     assert result.rows["c"] == [{"size": 5}]
 
 
+def draw(case: Case, seed: int) -> list[dict]:
+    return [{"value": float(np.random.default_rng(seed).normal())}]
+
+
+def test_another_code_version_computes_again_and_draws_the_same_numbers(tmp_path, monkeypatch):
+    cohort = Cohort([Case("a"), Case("b")])
+    arguments = {"stage": "s", "settings": {"k": 1}, "out": tmp_path, "progress": False}
+    first = run_cases(draw, cohort, **arguments).rows
+    stored = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "cache" / "s").iterdir()}
+    monkeypatch.setattr("hybrid.pipelines.runner.code_version", lambda: "0" * 64)
+    assert run_cases(draw, cohort, **arguments).rows == first
+    assert all((tmp_path / "cache" / "s" / name).read_text(encoding="utf-8") != text for name, text in stored.items())
+    assert first["a"] != first["b"]
+    assert run_cases(draw, cohort, **{**arguments, "settings": {"k": 2}}).rows != first
+
+
 def test_doubled_case_ids_are_refused_before_work_starts():
     with pytest.raises(InputError, match="case a"):
         run_cases(square, Cohort([Case("a"), Case("a")]), stage="s", settings={})

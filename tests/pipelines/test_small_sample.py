@@ -62,7 +62,11 @@ def test_the_report_has_every_estimate_and_the_volume_beside_them(tmp_path):
     wide = estimates[estimates["estimate"] == "nested_cv"].set_index("feature_set")
     assert wide.loc["handcrafted", "auc"] > 0.75 > wide.loc["volume", "auc"]
     assert wide.loc["handcrafted", "p_permutation"] == pytest.approx(0.25)
+    null = wide.loc["handcrafted", ["null_lower", "null_mean", "null_upper"]].tolist()
+    assert 0 < null[0] < null[1] < null[2] < 1
+    assert estimates.loc[estimates["estimate"] != "nested_cv", "null_mean"].isna().all()
     page = report.read_text(encoding="utf-8")
+    assert f"chance {null[1]:.2f} ({null[0]:.2f}–{null[2]:.2f})" in page
     assert "Handcrafted features" in page
     assert "the declared pipeline, by way of resampling" in page
     resampled = pd.read_csv(tmp_path / "tables" / "resampled.csv").query("metric == 'auc'").set_index("method")
