@@ -201,6 +201,8 @@ def contrast_values(
             pair = own[own[column].isin([value, reference])]
             both = pair.groupby("run")[column].nunique() == 2
             pair = pair[pair["run"].isin(both.index[both])]
+            if pair.empty:
+                continue
             parts.append(_paired_tests(pair, column, [value], reference, metrics, n_boot, seed, level).assign(arm=arm))
     columns = ["arm", column, "reference", *TEST_COLUMNS]
     return _with_holm(pd.concat(parts, ignore_index=True))[columns] if parts else pd.DataFrame(columns=columns)

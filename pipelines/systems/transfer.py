@@ -395,8 +395,14 @@ class TransferStudy:
         )  # fmt: skip
         return folder
 
+    def _sizes(self) -> dict[TransferRun, int]:
+        """Training patients of every run; whole training sets, which differ by a few between folds, as the largest."""
+        counts = {run: len({self.primary[name].patient_id for name in run.training}) for run in self.runs}
+        whole = {run.name: max(n for other, n in counts.items() if other.name == run.name) for run in self.runs}
+        return {run: max(whole.values()) if n == whole[run.name] else n for run, n in counts.items()}
+
     def _judge(self) -> pd.DataFrame:
-        parts = []
+        parts, sizes = [], self._sizes()
         located = self.locate(Cohort(self.primary[n] for n in dict.fromkeys(n for run in self.runs for n in run.test)))
         for run in self.runs:
             tested = Cohort(self.primary[name] for name in run.test)
@@ -412,7 +418,7 @@ class TransferStudy:
             # Runs of one network on the same patients (zero-shot, whatever the seed) are judged once.
             stage = "judge_" + digest([run.folder, run.test])[:10]
             results = run_cases(function, tested, stage=stage, settings=settings, out=self.out, **self.work)
-            head = {"arm": run.arm, "run": run.name, "n_training": len(run.training), "weight": run.weight}
+            head = {"arm": run.arm, "run": run.name, "n_training": sizes[run], "weight": run.weight}
             for case_id, rows in results.rows.items():
                 who = {"case_id": case_id, "patient_id": self.primary[case_id].patient_id}
                 parts += [{**head, **who, **row} for row in rows]

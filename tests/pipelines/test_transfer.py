@@ -96,6 +96,20 @@ def test_every_patient_is_tested_once_per_repeat_and_never_trained_on(auxiliary,
     assert rounds[0] == rounds[1]
 
 
+def test_folds_of_unequal_size_are_one_size_of_training_set(auxiliary, tmp_path):
+    primary = write_cohort(tmp_path / "own", 5)
+    settings = {**FAST, "arms": ("zero_shot", "primary_only"), "folds": 2}
+    report = TransferStudy(primary, auxiliary, tmp_path / "out", **settings).run()
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    assert scores.groupby("run")["case_id"].nunique().tolist() == [3, 2]
+    assert set(scores["n_training"]) == {3}
+    assert not (report.parent / "tables" / "learning_curve.csv").exists()
+    report = TransferStudy(primary, auxiliary, tmp_path / "out", sizes=(2,), **settings).run()
+    tested = pd.read_csv(report.parent / "tables" / "learning_curve_tests.csv")
+    assert set(tested["n_training"]) == {2}
+    assert set(tested["n_patients"]) == {2}  # of the fold that trained with two patients and with three
+
+
 def test_labels_of_the_auxiliary_cohort_are_mapped_or_refused(primary, tmp_path):
     other = write_cohort(tmp_path / "other", 4, first=80, label=7)
     with pytest.raises(InputError, match=r"labels \[7\].*no primary label"):
