@@ -14,6 +14,7 @@ from hybrid.tables import require_columns
 
 from .multiplicity import adjust
 from .resampling import bootstrap
+from .wording import signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -368,8 +369,8 @@ def first_sentence(contrasts: pd.DataFrame) -> str:
     if len(better):
         best = better.iloc[0]
         parts.append(
-            f"Borrowing helps: {_inline(best['arm'])} gains most, {best['difference']:+.3f} Dice for "
-            f"{best['structure']} (95 % CI {best['ci_low']:+.3f} to {best['ci_high']:+.3f})"
+            f"Borrowing helps: {_inline(best['arm'])} gains most, {signed(best['difference'])} Dice for "
+            f"{best['structure']} (95 % CI {signed(best['ci_low'])} to {signed(best['ci_high'])})"
         )
     if len(worse):
         names = ", ".join(f"{_inline(row['arm'])} ({row['structure']})" for _, row in worse.iterrows())
@@ -389,7 +390,8 @@ def claim_sentence(contrasts: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     parts = [
-        f"{row['difference']:+.3f} Dice for {row['structure']} (95 % CI {row['ci_low']:+.3f} to {row['ci_high']:+.3f}, "
+        f"{signed(row['difference'])} Dice for {row['structure']} "
+        f"(95 % CI {signed(row['ci_low'])} to {signed(row['ci_high'])}, "
         f"{'different' if row['p_holm'] < 0.05 else 'not different'} after Holm's adjustment)"
         for _, row in rows.iterrows()
     ]

@@ -25,7 +25,7 @@ from .transfer import (
     varied_scores,
 )
 from .views import Cell, Row, View
-from .wording import interval, number, p_value, short_path
+from .wording import interval, number, p_value, short_path, signed
 
 METRIC_NAMES: Final = {"dice": "Dice", "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)"}
 REFERENCE: Final = "primary_only"
@@ -219,7 +219,7 @@ class TransferReport:
 def _tested_row(row: Mapping[str, Any], *names: str) -> Row:
     return Row([
         *map(Cell, names), Cell(str(row["structure"])), Cell(METRIC_NAMES.get(row["metric"], row["metric"])),
-        Cell(f"{row['difference']:+.3f}".replace("-", "−"), interval(row["ci_low"], row["ci_high"], 3)),
+        Cell(signed(row["difference"]), interval(row["ci_low"], row["ci_high"], 3)),
         Cell(p_value(row["p"])), Cell(p_value(row["p_holm"])),
     ])  # fmt: skip
 

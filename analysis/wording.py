@@ -40,6 +40,11 @@ def with_interval(estimate: float, lower: float, upper: float, digits: int = 2) 
     return number(estimate, digits) if bounds == MISSING else f"{number(estimate, digits)} ({bounds})"
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """Format a difference with its sign; one that rounds to zero has a plus."""
+    return f"{value:+z.{digits}f}".replace("-", "−")
+
+
 def p_value(p: float) -> str:
     """Format a p-value: two decimals, three below 0.01 or next to 0.05, ``< 0.001`` below that."""
     if not np.isfinite(p):
