@@ -386,9 +386,10 @@ class TransferStudy:
         """
         if self.locate_mm is None:
             return None
-        model, folder = self.out / LOCATOR, self.out / LOCATED
-        function = functools.partial(locate_case, model=str(model), folder=str(folder), inference=self.inference)
+        model = self.out / LOCATOR
         settings = {"model": file_digest(model / "model.safetensors"), "inference": self.inference}
+        folder = self.out / LOCATED / digest(settings)[:12]  # regions of another locator are never taken for these
+        function = functools.partial(locate_case, model=str(model), folder=str(folder), inference=self.inference)
         run_cases(
             function, cases, stage="locate", settings=settings, out=self.out,
             valid=lambda rows: Path(rows[0]["region"]).is_file(), **self.work,

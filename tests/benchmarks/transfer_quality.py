@@ -17,8 +17,8 @@ classified (benign against malignant) by features of the reference masks and of 
 which has seen none of them; the 70 test patients are held out. Needs the extra ``openvino``. ``curves``: hippocampus
 with 5, 10, 15 and 20 primary patients and four weights of the auxiliary loss; one seed, 200 steps, half the width.
 ``folds``: the 20 primary patients alone, in two repeats of three folds, every arm with 200 steps and half the width.
-``kits_full`` and ``kits_folds``: ``kits`` with eight times the steps, learning curve and dilution test, and in repeated
-folds of the 20 primary patients.
+``kits_full`` and ``kits_folds`` (never run so far): ``kits`` with eight times the steps, learning curve and dilution
+test, and in repeated folds of the 20 primary patients.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PRIMARY_STYLE = ScanStyle("primary3", "portal", 18.0, 0.7, 1.8, 3.0, 3.0)
 DRAW_SEED = 20
 TEST_PATIENTS = 70
 INFERENCE = {"engine": "openvino", "overlap": 0.25}
-"""1260 predictions of large scans; the same for all arms."""
+"""1120 predictions of large scans; the same for all arms."""
 
 TABLES = (
     "arms", "contrasts", "contrasts_fine_tuning",
@@ -66,7 +66,7 @@ FULL = {"epochs": 24, "pretraining_epochs": 120, "steps": 200}
 CURVE = {"seeds": 3, "sizes": (5, 10, 15), "weights": (0.0, 1.0, 2.0)}
 
 BUDGET = {"epochs": 3, "pretraining_epochs": 15, "steps": 200, "seeds": 3}
-"""600 steps an arm. Long epochs: the Dice of whole scans after each one takes as long as 50 steps."""
+"""600 steps an arm, in long epochs, after each of which the Dice of whole scans is computed."""
 
 
 def data() -> Path:

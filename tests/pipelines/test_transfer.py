@@ -135,7 +135,7 @@ def test_region_is_located_with_a_coarse_network(primary, auxiliary, tmp_path):
     out = tmp_path / "out"
     assert (out / "locator" / "model.safetensors").is_file()
     scores = pd.read_csv(out / "scores.csv")
-    regions = {path.stem: np.load(path)["region"] for path in (out / "located").iterdir()}
+    regions = {path.stem: np.load(path)["region"] for path in (out / "located").glob("*/*.npz")}
     assert set(regions) == set(scores["case_id"])
     assert all(region.any() for region in regions.values())
 
