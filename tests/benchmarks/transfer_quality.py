@@ -20,7 +20,8 @@ which has seen none of them; the 70 test patients are held out. Needs the extra 
 with 5, 10, 15 and 20 primary patients and four weights of the auxiliary loss; one seed, 200 steps, half the width.
 ``folds``: the 20 primary patients alone, in two repeats of three folds, every arm with 200 steps and half the width.
 ``kits_curves`` and ``kits_folds``: both on the painted CT, with 3000 steps for the auxiliary network, whose training
-they share in one folder; the report there is that of the last one, and each is written again in seconds. ``kits_curves_full`` and ``kits_folds_full`` (never run so far): with 4800 steps an arm.
+they share in one folder; the report there is that of the last one, and each is written again in seconds.
+``kits_curves_full`` and ``kits_folds_full`` (never run so far): with 4800 steps an arm.
 """
 
 from __future__ import annotations
