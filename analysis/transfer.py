@@ -39,6 +39,10 @@ COMPARED: Final = ("dice", "surface_dice")
 """Metrics that arms are compared by."""
 
 SUMMARY_COLUMNS: Final = ("arm", "structure", "metric", "n_patients", "n_runs", "mean", "ci_low", "ci_high", "run_sd")
+
+UNSTABLE_SD: Final = 0.1
+"""SD of the Dice between an arm's trainings above which the report warns."""
+
 TEST_COLUMNS: Final = ("structure", "metric", "n_patients", "difference", "ci_low", "ci_high", "p", "p_holm")
 CONTRAST_COLUMNS: Final = ("arm", "reference", *TEST_COLUMNS)
 
@@ -396,6 +400,25 @@ def claim_sentence(contrasts: pd.DataFrame) -> str:
         for _, row in rows.iterrows()
     ]
     return f"Against plain fine-tuning, the FS-Net-style network: {'; '.join(parts)}."
+
+
+def unstable_sentence(summary: pd.DataFrame) -> str:
+    """Say which arms' trainings ended far apart, so that their means say little; empty when none did.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        From :func:`summarise_arms`.
+    """
+    rows = summary[(summary["metric"] == "dice") & (summary["run_sd"] > UNSTABLE_SD)]
+    if rows.empty:
+        return ""
+    worst = rows.groupby("arm", sort=False)["run_sd"].max()
+    names = "; ".join(f"{_inline(arm)} (SD of Dice {spread:.2f})" for arm, spread in worst.items())
+    return (
+        f"Trainings of one arm ended far apart: {names}. Some of them have hardly learnt in so few steps, "
+        "and differences from such an arm say little; train longer."
+    )
 
 
 def _inline(arm: str) -> str:

@@ -21,6 +21,7 @@ from .transfer import (
     contrast_values,
     first_sentence,
     summarise_arms,
+    unstable_sentence,
     usual_scores,
     varied_scores,
 )
@@ -144,7 +145,8 @@ class TransferReport:
         if self.contrasts is None:
             return "The arm without any borrowing was not trained, so nothing can be said about its use."
         claim = "" if self.borrowed is None else claim_sentence(self.borrowed)
-        return f"{first_sentence(self.contrasts)} {claim}".strip()
+        parts = (first_sentence(self.contrasts), claim, unstable_sentence(self.summary))
+        return " ".join(part for part in parts if part)
 
     def _arms_view(self, structure: str) -> View:
         own = self.summary[self.summary["structure"] == structure]

@@ -231,6 +231,15 @@ def test_no_difference_is_said_plainly():
     assert sentence.startswith("No arm differs")
 
 
+def test_trainings_that_did_not_learn_are_named(tmp_path):
+    own = np.random.default_rng(4).uniform(0.7, 0.9, 12)
+    scores = scores_of({"primary_only": own, "fine_tune": own + 0.02})
+    assert "ended far apart" not in TransferReport(scores, n_boot=50).sentence()
+    stuck = (scores["arm"] == "primary_only") & (scores["run"] == "seed1")
+    scores.loc[stuck, "value"] = 0.0
+    assert "ended far apart: primary cohort only (SD of Dice 0.5" in TransferReport(scores, n_boot=50).sentence()
+
+
 def test_published_claim_is_judged_against_fine_tuning(tmp_path):
     own = np.random.default_rng(3).uniform(0.3, 0.9, 40)
     arms = {"primary_only": own - 0.2, "fine_tune": own, "dual_branch": own + np.linspace(0.02, 0.04, 40)}
