@@ -67,6 +67,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", help="name of the image when cases have several")
     parser.add_argument("--labels", nargs="+", help="NAME=VALUE of each foreground label (default: all in the masks)")
     parser.add_argument("--merge", nargs="+", default=[], help="OLD=NEW label values to merge")
+    parser.add_argument(
+        "--lesions",
+        nargs="+",
+        metavar="NAME",
+        help="labels whose lesions count alike, small or large",
+    )
     parser.add_argument("--modality", choices=("ct", "mr"), help="how intensities are normalised (default: guessed)")
     parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x (default: the median)")
     parser.add_argument("--patch", nargs=3, type=int, metavar="VOXELS", help="patch z y x (default: from the memory)")
@@ -131,6 +137,7 @@ def _train_masks(options: argparse.Namespace) -> int:
         "label_map": {int(old): new for old, new in values_of_words(options.merge, "--merge").items()} or None,
         "mirror_axes": None if options.mirror_axes is None else tuple(options.mirror_axes),
         "bias_correction": options.bias_correction or None,
+        "lesions": tuple(options.lesions) if options.lesions else None,
     }  # fmt: skip
     folder = train_segmenter(
         Cohort.read(options.cohort), options.out, network=options.network or "dynunet", minutes=options.minutes,

@@ -38,7 +38,21 @@ MASS_LABELS: Final = (2, 3)
 DEFAULT_KINDS: Final = {2: "solid", 3: "cyst"}
 """Class of a lesion by its label when no table of lesions says more."""
 
-SHARE_OF_TIME: Final = {"kidney": 0.2, "mass": 0.8}
+KIDNEY_SHARE: Final = 0.2
+"""Of the training time, for stage 1."""
+
+KIDNEY_MINUTES: Final = 15.0
+"""Longest training of stage 1: it only has to find the kidneys, and stage 2 gets the rest."""
+
+LESION_PATCHES: Final = 0.67
+"""Share of the training patches of stage 2 that are centred on a kidney or a mass."""
+
+ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
+    "plan": {"width": 8, "memory_gib": 0.25},
+    "settings": {"learning_rate": 3e-3},
+}
+"""Stage 2 as a DynUNet without a GPU: half the features see twice as many patches in the same time."""
+
 FOLDS: Final = 5
 """Each network of stage 2 validates on another fifth of the patients, unless there are more networks."""
 
@@ -83,8 +97,8 @@ def run_renal_mass(
     network : str
         Of both segmentation stages.
     minutes, epochs : optional
-        Of the whole training (20 % for stage 1, the rest for stage 2, whose members share it as far as they are not
-        trained side by side by several jobs), or epochs of each network.
+        Of the whole training (a fifth, at most 15 minutes, for stage 1, the rest for stage 2, whose members share it
+        as far as they are not trained side by side by several jobs), or epochs of each network.
     members : int
         Networks of stage 2, each with another part of the patients for validation.
     kidney_spacing_mm, mass_spacing_mm : float
@@ -199,7 +213,7 @@ def train_cascade(
         "network": network, "epochs": epochs, "seed": seed, "resume": resume, "n_jobs": n_jobs, "backend": backend,
         "progress": progress,
     }  # fmt: skip
-    part = {name: None if minutes is None else share * minutes for name, share in SHARE_OF_TIME.items()}
+    part = _minutes(minutes)
     common = {"modality": "ct", **(plan or {})}
     logger.info("Stage 1: kidneys at %g mm", kidney_spacing_mm)
     train_segmenter(
@@ -208,16 +222,33 @@ def train_cascade(
         **shared,
     )  # fmt: skip
     logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
-    fine = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
+    fine: dict[str, Any] = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
+    small = _small_network(network, common)
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
-        plan={**common, **fine, "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2},
-              "crop_margin_mm": rules.margin_mm + 10},
-        **shared,
+        plan={**small.get("plan", {}), "lesions": ("mass",), "foreground_share": LESION_PATCHES, **common, **fine,
+              "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm + 10},
+        settings=small.get("settings"), **shared,
     )  # fmt: skip
     classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)
     return save_cascade(folder, rules, classifier=classified, card={"versions": versions()})
+
+
+def _minutes(minutes: float | None) -> dict[str, float | None]:
+    """Training time of stages 1 and 2."""
+    if minutes is None:
+        return {"kidney": None, "mass": None}
+    kidney = min(KIDNEY_SHARE * minutes, KIDNEY_MINUTES)
+    return {"kidney": kidney, "mass": minutes - kidney}
+
+
+def _small_network(network: str, wanted: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """Plan and settings of stage 2 for training without a GPU, unless the width was chosen."""
+    import torch
+
+    chosen = network != "dynunet" or "width" in wanted or torch.cuda.is_available()
+    return {} if chosen else ON_CPU
 
 
 def _train_classes(

@@ -137,7 +137,7 @@ def train_small_cascade(folder):
 
     style = ScanStyle("fine", "portal", 15.0, 0.7, 1.5, 1.5, 1.5)
     cohort = simulate_painted_cohort(folder / "cohort", label_maps()[:TRAINED], style=style, seed=5)
-    return train_cascade(cohort, folder / "cascade", epochs=6, members=1, progress=False)
+    return train_cascade(cohort, folder / "cascade", epochs=6, members=1, plan={"width": 16}, progress=False)
 
 
 def large_ct(path):

@@ -79,8 +79,10 @@ def cut_patch(
 
     Parameters
     ----------
-    image, labels : ndarray, shape (z, y, x)
-        Volume and its labels.
+    image : ndarray, shape (z, y, x)
+        Volume.
+    labels : ndarray, shape (z, y, x) or (channels, z, y, x)
+        Its labels; further channels are cut alike.
     centre : sequence of float
         Middle of the patch (voxels).
     patch : sequence of int
@@ -92,7 +94,7 @@ def cut_patch(
     -------
     image : Tensor, shape (1, z, y, x)
         Linear interpolation; the volume's smallest value outside it.
-    labels : Tensor of int64, shape (1, z, y, x)
+    labels : Tensor of int64, shape (1 or channels, z, y, x)
         Nearest neighbour; 0 outside.
     """
     half = (np.asarray(patch, dtype=float) - 1) / 2
@@ -100,7 +102,8 @@ def cut_patch(
     lower = np.floor(np.asarray(centre) - reach).astype(int)
     upper = np.ceil(np.asarray(centre) + reach).astype(int) + 1
     values = torch.from_numpy(_padded(image, lower, upper, float(image.min())).astype(np.float32))[None, None]
-    region = torch.from_numpy(_padded(labels, lower, upper, 0).astype(np.float32))[None, None]
+    channels = labels if labels.ndim == 4 else labels[None]
+    region = torch.from_numpy(np.stack([_padded(part, lower, upper, 0) for part in channels]).astype(np.float32))[None]
     if np.array_equal(matrix, np.eye(3)) and tuple(values.shape[2:]) == tuple(patch):
         return values[0], region[0].long()
     grid = _grid(np.asarray(centre) - lower, half, patch, matrix, values.shape[2:])
@@ -146,8 +149,8 @@ def random_patch(
 
     Parameters
     ----------
-    image, labels : ndarray, shape (z, y, x)
-        A prepared case.
+    image, labels : ndarray
+        A prepared case, as :func:`cut_patch` takes it.
     places : sequence of ndarray
         Coordinates of foreground voxels for every label; may be empty.
     plan : SegmentationPlan
@@ -161,11 +164,11 @@ def random_patch(
 
     Returns
     -------
-    image, labels : Tensor, shape (1, z, y, x)
+    image, labels : Tensor
         As :func:`cut_patch`.
     """
     rng = np.random.default_rng(seed)
-    centre = _centre(labels.shape, places, plan, rng)
+    centre = _centre(image.shape, places, plan, rng)
     matrix = random_matrix(plan.spacing, rng) if augment and not calm else np.eye(3)
     values, region = cut_patch(image, labels, centre, plan.patch, matrix)
     if not augment:

@@ -80,6 +80,9 @@ class SegmentationPlan:
     crop_margin_mm : float, optional
         Training cases are cropped to their foreground and this margin (the second stage of a cascade); None: whole
         scans.
+    lesions : tuple of str
+        Names of labels whose connected regions count alike, whatever their size: patches are centred on each of them
+        equally often, and the voxels of small ones weigh more (:mod:`~hybrid.deep.segmentation.losses`).
     architecture : dict
         What the fields above do not say of a network that follows a weight file: features, blocks, normalisation (see
         :mod:`~hybrid.deep.segmentation.networks`). Empty for our own.
@@ -101,12 +104,18 @@ class SegmentationPlan:
     mirror_axes: tuple[int, ...] = (2,)
     foreground_share: float = 0.5
     crop_margin_mm: float | None = None
+    lesions: tuple[str, ...] = ()
     architecture: dict[str, Any] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
         """Output channels: background and one for each label."""
         return len(self.labels) + 1
+
+    @property
+    def lesion_channels(self) -> tuple[int, ...]:
+        """Channels of the labels named in ``lesions``."""
+        return tuple(1 + self.label_names.index(name) for name in self.lesions)
 
     @property
     def divisor(self) -> tuple[int, int, int]:
@@ -131,10 +140,11 @@ class SegmentationPlan:
         return (known["foreground_mean"] - known["mean"]) / known["sd"], known["foreground_sd"] / known["sd"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``model.json``; without ``architecture`` where that is empty."""
+        """Plain data for ``model.json``; without ``architecture`` and ``lesions`` where they are empty."""
         values = {name: _listed(value) for name, value in asdict(self).items()}
-        if not self.architecture:  # earlier trainings did not write it, and go on only with an equal plan
-            del values["architecture"]
+        for name in ("architecture", "lesions"):
+            if not values[name]:  # earlier trainings did not write it, and go on only with an equal plan
+                del values[name]
         return values
 
     @classmethod
@@ -278,6 +288,9 @@ def make_plan(
     )  # fmt: skip
     if plan.modality not in MODALITIES:
         raise unknown_name("modality", plan.modality, MODALITIES)
+    for name in options.get("lesions", ()):
+        if name not in names:
+            raise unknown_name("label", name, names)
     return replace(plan, **options)
 
 
@@ -419,6 +432,8 @@ def describe_plan(plan: SegmentationPlan) -> pd.DataFrame:
         "Intensities": _describe_intensity(plan),
         "Bias correction": "N4" if plan.bias_correction else "none",
     }
+    if plan.lesions:
+        rows["Lesions of any size count alike"] = ", ".join(plan.lesions)
     return pd.DataFrame({"setting": list(rows), "value": list(rows.values())})
 
 

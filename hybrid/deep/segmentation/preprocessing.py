@@ -8,16 +8,21 @@ from typing import Any, Final
 
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from hybrid.errors import InputError
 from hybrid.images import Orientation, orientation_of, to_array
 from hybrid.mri import correct_bias
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
+from .losses import EVERY_NEIGHBOUR, lesion_weights
 from .planning import SegmentationPlan
 
 COORDINATES_KEPT: Final = 4000
 """Foreground voxels remembered per label, to centre training patches on."""
+
+SPECK_VOXELS: Final = 4
+"""Lesions of fewer voxels are no centres of patches where the case has larger ones."""
 
 CLIP_PERCENTILES: Final = (0.5, 99.5)
 
@@ -163,10 +168,16 @@ def write_training_case(
     labels = labels[box]
     values = network_array(scan, plan, box)
     rng = np.random.default_rng(0)
-    places: dict[str, Any] = {f"places_{number}": _places(labels == number, rng) for number in range(1, plan.channels)}
+    regions = {number: labels == number for number in range(1, plan.channels)}
+    stored: dict[str, Any] = {
+        f"places_{number}": (_lesion_places if number in plan.lesion_channels else _places)(region, rng)
+        for number, region in regions.items()
+    }
+    if plan.lesions:
+        stored["weights"] = lesion_weights([regions[number] for number in plan.lesion_channels])
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part.npz")
-    np.savez(partial, image=values.astype(np.float16), labels=labels, **places)
+    np.savez(partial, image=values.astype(np.float16), labels=labels, **stored)
     partial.replace(path)
     counts = {f"voxels_{name}": int((labels == i).sum()) for i, name in enumerate(plan.label_names, 1)}
     return {"shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts}
@@ -175,3 +186,15 @@ def write_training_case(
 def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     found = np.argwhere(region).astype(np.int16)
     return found if len(found) <= COORDINATES_KEPT else found[rng.choice(len(found), COORDINATES_KEPT, replace=False)]
+
+
+def _lesion_places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As :func:`_places`, as many from each connected region, but for specks as long as there are larger ones."""
+    numbers, count = ndimage.label(region, EVERY_NEIGHBOUR)
+    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
+    kept = np.flatnonzero(sizes >= SPECK_VOXELS) + 1 if (sizes >= SPECK_VOXELS).any() else np.arange(1, count + 1)
+    if not len(kept):
+        return _places(region, rng)
+    share = max(1, COORDINATES_KEPT // len(kept))
+    parts = [np.argwhere(numbers == number) for number in kept]
+    return np.concatenate([part[rng.integers(len(part), size=share)] for part in parts]).astype(np.int16)

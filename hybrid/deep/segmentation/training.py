@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from monai.losses.dice import DiceCELoss
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -38,6 +37,7 @@ from .branches import encoder_parameters
 from .engines import InferenceOptions, make_engine
 from .foreign import load_checkpoint
 from .inference import choose_windows, predict_array
+from .losses import SegmentationLoss
 from .networks import TRANSFER_SEGMENTERS, build_segmenter, outputs
 from .planning import SegmentationPlan
 from .transfer import Transfer, annotated_only
@@ -45,7 +45,8 @@ from .transfer import Transfer, annotated_only
 logger = logging.getLogger(__name__)
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images and labels, each of shape (B, 1, z, y, x)."""
+"""Images of shape (B, 1, z, y, x) and labels; where the plan names lesions, the weights (minus 1) of the voxels are the
+second channel of the labels."""
 
 CHECKPOINT: Final = "checkpoint.pt"
 CURVES: Final = "curves.csv"
@@ -145,7 +146,7 @@ class PreparedCase:
     """Digest of the image and mask that it was made from."""
 
     def load(self) -> Mapping[str, np.ndarray]:
-        """Arrays ``image, labels, places_1, ...``.
+        """Arrays ``image, labels, places_1, ...``, and ``weights`` where the plan names lesions.
 
         Raises
         ------
@@ -211,9 +212,10 @@ class PatchDataset(Dataset):
         stored = self._case(int(order[position]))
         places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
         seed = [self.settings.seed, self.epoch, index]
+        drawn = np.stack([stored["labels"], stored["weights"]]) if self.plan.lesions else stored["labels"]
         values, labels = random_patch(
-            stored["image"], stored["labels"], places, self.plan, seed, augment=self.settings.augment, calm=self.calm
-        )  # fmt: skip
+            stored["image"], drawn, places, self.plan, seed, augment=self.settings.augment, calm=self.calm
+        )
         mean, sd = self.plan.foreground
         return (values if (mean, sd) == (0, 1) else values * sd + mean), labels
 
@@ -384,7 +386,7 @@ class _Run:
         self.network, self.optimiser = self.fabric.setup(network, optimiser)
         self.averaged.to(self.fabric.device)
         self._half = "float32" if "32" in str(getattr(self.fabric, "_precision", self.fabric).precision) else "half"
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.loss = SegmentationLoss()
         count = settings.steps * plan.batch * fabric.world_size
         self.dataset = PatchDataset(training, plan, settings, count)
         self.auxiliary = PatchDataset(transfer.auxiliary, plan, settings, count) if transfer.auxiliary else None
@@ -497,7 +499,8 @@ class _Run:
     ) -> torch.Tensor:
         """Mean loss over the supervised depths, each half as heavy as the finer one."""
         weights = [0.5**i for i in range(len(depths))]
-        parts = [self.loss(*annotated_only(_fitting(depth, labels), labels, annotated)) for depth in depths]
+        known, extra = labels[:, :1], labels[:, 1:] if labels.shape[1] > 1 else None
+        parts = [self.loss(*annotated_only(_fitting(depth, known), known, annotated), extra) for depth in depths]
         return torch.stack([w * part for w, part in zip(weights, parts, strict=True)]).sum() / sum(weights)
 
     def _plain(self) -> nn.Module:
