@@ -130,8 +130,8 @@ def kits_curves(out: Path, jobs: int) -> TransferStudy:
 
 
 def kits_folds(out: Path, jobs: int) -> TransferStudy:
-    """Repeated folds of the 20 primary patients on painted CT."""
-    return kits(out, jobs, fixed=False, **{**FOLDS, **PAINTED})
+    """Folds of the 20 primary patients on painted CT, drawn once."""
+    return kits(out, jobs, fixed=False, **{**FOLDS, **PAINTED, "repeats": 1})
 
 
 def kits_curves_full(out: Path, jobs: int) -> TransferStudy:
