@@ -402,15 +402,18 @@ def claim_sentence(contrasts: pd.DataFrame) -> str:
     return f"Against plain fine-tuning, the FS-Net-style network: {'; '.join(parts)}."
 
 
-def unstable_sentence(summary: pd.DataFrame) -> str:
-    """Say which arms' trainings ended far apart, so that their means say little; empty when none did.
+def trainings_sentence(summary: pd.DataFrame) -> str:
+    """Say that each arm was trained once, or which arms' trainings ended far apart; empty when neither holds.
 
     Parameters
     ----------
     summary : DataFrame
         From :func:`summarise_arms`.
     """
-    rows = summary[(summary["metric"] == "dice") & (summary["run_sd"] > UNSTABLE_SD)]
+    trained = summary[summary["arm"] != "zero_shot"]
+    if (trained["n_runs"] == 1).all():
+        return "Each arm was trained once: the intervals are about other patients; other trainings would differ, too."
+    rows = trained[(trained["metric"] == "dice") & (trained["run_sd"] > UNSTABLE_SD)]
     if rows.empty:
         return ""
     worst = rows.groupby("arm", sort=False)["run_sd"].max()

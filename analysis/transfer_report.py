@@ -21,7 +21,7 @@ from .transfer import (
     contrast_values,
     first_sentence,
     summarise_arms,
-    unstable_sentence,
+    trainings_sentence,
     usual_scores,
     varied_scores,
 )
@@ -145,7 +145,7 @@ class TransferReport:
         if self.contrasts is None:
             return "The arm without any borrowing was not trained, so nothing can be said about its use."
         claim = "" if self.borrowed is None else claim_sentence(self.borrowed)
-        parts = (first_sentence(self.contrasts), claim, unstable_sentence(self.summary))
+        parts = (first_sentence(self.contrasts), claim, trainings_sentence(self.summary))
         return " ".join(part for part in parts if part)
 
     def _arms_view(self, structure: str) -> View:

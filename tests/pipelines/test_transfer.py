@@ -238,6 +238,8 @@ def test_trainings_that_did_not_learn_are_named(tmp_path):
     stuck = (scores["arm"] == "primary_only") & (scores["run"] == "seed1")
     scores.loc[stuck, "value"] = 0.0
     assert "ended far apart: primary cohort only (SD of Dice 0.5" in TransferReport(scores, n_boot=50).sentence()
+    once = scores[scores["run"] == "seed0"]
+    assert "Each arm was trained once" in TransferReport(once, n_boot=50).sentence()
 
 
 def test_published_claim_is_judged_against_fine_tuning(tmp_path):
