@@ -7,7 +7,7 @@ import dataclasses
 import io
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -103,7 +103,12 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     return write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path)
 
 
-def write_tables(tables: Mapping[str, pd.DataFrame], report: Path) -> None:
-    """Write the tables behind a report into the folder ``tables`` beside it, one file for each name."""
+def write_tables(tables: Mapping[str, pd.DataFrame], report: Path, *, optional: Sequence[str] = ()) -> None:
+    """Write the tables behind a report into the folder ``tables`` beside it, one file for each name.
+
+    Tables named in ``optional`` that this report does not have are removed: an earlier report left them.
+    """
+    for name in set(optional) - set(tables):
+        (report.parent / "tables" / f"{name}.csv").unlink(missing_ok=True)
     for name, table in tables.items():
         write_table(table, report.parent / "tables" / f"{name}.csv")

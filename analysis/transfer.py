@@ -40,6 +40,9 @@ COMPARED: Final = ("dice", "surface_dice")
 
 SUMMARY_COLUMNS: Final = ("arm", "structure", "metric", "n_patients", "n_runs", "mean", "ci_low", "ci_high", "run_sd")
 
+FOLD: Final = r"_fold\d+$"
+"""What the folds of one repeat differ by in the name of the run; together they have judged every patient once."""
+
 UNSTABLE_SD: Final = 0.1
 """SD of the Dice between an arm's trainings above which the report warns."""
 
@@ -112,16 +115,17 @@ def summarise_arms(scores: pd.DataFrame, *, n_boot: int = 2000, seed: int = 0, l
     Returns
     -------
     DataFrame
-        Columns :data:`SUMMARY_COLUMNS`. A patient's value is the mean over cases and runs; ``run_sd`` is the standard
-        deviation of the runs' means, the part that comes from training again.
+        Columns :data:`SUMMARY_COLUMNS`. A patient's value is the mean over cases and runs. ``run_sd`` is the standard
+        deviation of the means over all patients of each seed, or of each repeat of the folds: the part that comes from
+        training again (NaN when nothing was repeated).
     """
     rows = []
     for (arm, structure, metric), group in check_scores(scores).groupby(["arm", "structure", "metric"], sort=False):
         values = group.groupby("patient_id")["value"].mean().dropna()
         low, high = _interval(values.to_numpy(), n_boot, seed, level)
-        runs = group.groupby("run")["value"].mean()
-        spread = float(runs.std(ddof=1)) if len(runs) > 1 else np.nan
-        rows.append((arm, structure, metric, len(values), len(runs), values.mean(), low, high, spread))
+        repeats = group.groupby(group["run"].astype(str).str.replace(FOLD, "", regex=True))["value"].mean()
+        spread = float(repeats.std(ddof=1)) if len(repeats) > 1 else np.nan
+        rows.append((arm, structure, metric, len(values), group["run"].nunique(), values.mean(), low, high, spread))
     table = pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
     order = {arm: i for i, arm in enumerate(ARMS)}
     return table.sort_values(
@@ -403,7 +407,7 @@ def claim_sentence(contrasts: pd.DataFrame) -> str:
 
 
 def trainings_sentence(summary: pd.DataFrame) -> str:
-    """Say that each arm was trained once, or which arms' trainings ended far apart; empty when neither holds.
+    """Say that nothing was repeated, or which arms' trainings ended far apart; empty when neither holds.
 
     Parameters
     ----------
@@ -411,8 +415,11 @@ def trainings_sentence(summary: pd.DataFrame) -> str:
         From :func:`summarise_arms`.
     """
     trained = summary[summary["arm"] != "zero_shot"]
-    if (trained["n_runs"] == 1).all():
-        return "Each arm was trained once: the intervals are about other patients; other trainings would differ, too."
+    if trained["run_sd"].isna().all():
+        return (
+            "Each arm judged a patient by one training: the intervals are about other patients; other trainings would "
+            "differ, too."
+        )
     rows = trained[(trained["metric"] == "dice") & (trained["run_sd"] > UNSTABLE_SD)]
     if rows.empty:
         return ""

@@ -28,6 +28,12 @@ from .transfer import (
 from .views import Cell, Row, View
 from .wording import interval, number, p_value, short_path, signed
 
+OPTIONAL: Final = (
+    "contrasts", "contrasts_fine_tuning", "learning_curve", "learning_curve_tests", "dilution", "dilution_tests",
+    "published",
+)  # fmt: skip
+"""Tables that not every study has."""
+
 METRIC_NAMES: Final = {"dice": "Dice", "surface_dice": "Surface Dice", "hd95_mm": "HD95 (mm)"}
 REFERENCE: Final = "primary_only"
 FINE_TUNING: Final = "fine_tune"
@@ -126,7 +132,7 @@ class TransferReport:
             The same path.
         """
         path, tables = Path(path), self.tables()
-        write_tables(tables, path)
+        write_tables(tables, path, optional=OPTIONAL)
         pictures = self._pictures(path.parent / "figures", tables)
         settings = self.record.get("settings")
         page = render(

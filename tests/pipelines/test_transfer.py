@@ -239,7 +239,31 @@ def test_trainings_that_did_not_learn_are_named(tmp_path):
     scores.loc[stuck, "value"] = 0.0
     assert "ended far apart: primary cohort only (SD of Dice 0.5" in TransferReport(scores, n_boot=50).sentence()
     once = scores[scores["run"] == "seed0"]
-    assert "Each arm was trained once" in TransferReport(once, n_boot=50).sentence()
+    assert "judged a patient by one training" in TransferReport(once, n_boot=50).sentence()
+
+
+def test_folds_of_different_patients_are_no_repeats(tmp_path):
+    own = np.linspace(0.2, 0.9, 12)
+    scores = scores_of({"primary_only": own, "fine_tune": own + 0.02})
+    scores = scores[scores["run"] == "seed0"]
+    late = scores["case_id"].isin([f"c{i}" for i in range(6, 12)])
+    folds = scores.assign(run=np.where(late, "repeat0_fold1", "repeat0_fold0"))
+    assert summarise_arms(folds, n_boot=50)["run_sd"].isna().all()
+    again = folds.assign(run=folds["run"].str.replace("repeat0", "repeat1"), value=folds["value"] + 0.01)
+    summary = summarise_arms(pd.concat([folds, again]), n_boot=50)
+    assert summary["run_sd"].to_numpy() == pytest.approx(0.01 / np.sqrt(2))
+    assert summary["n_runs"].tolist() == [4, 4]
+
+
+def test_a_report_removes_the_optional_tables_of_an_earlier_one(tmp_path):
+    own = np.random.default_rng(4).uniform(0.7, 0.9, 12)
+    scores = scores_of({"primary_only": own, "fine_tune": own + 0.02})
+    fewer = scores.assign(n_training=10, value=scores["value"] - 0.05)
+    TransferReport(pd.concat([scores, fewer]), n_boot=50).save(tmp_path / "report.html")
+    assert (tmp_path / "tables" / "learning_curve.csv").is_file()
+    TransferReport(scores, n_boot=50).save(tmp_path / "report.html")
+    assert not (tmp_path / "tables" / "learning_curve.csv").exists()
+    assert (tmp_path / "tables" / "arms.csv").is_file()
 
 
 def test_published_claim_is_judged_against_fine_tuning(tmp_path):
