@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 import torch
 from monai.losses.dice import DiceLoss
-from scipy import ndimage
 from torch import nn
 
-EVERY_NEIGHBOUR: Final = np.ones((3, 3, 3))
-"""Connectivity of lesions (26 neighbours)."""
+from hybrid.lesions import label_lesions
+
+IN_VOXELS: Final = (1.0, 1.0, 1.0)
+"""Spacing that counts the volume of lesions in voxels."""
 
 FULL_VOXELS: Final = 300
 """Voxels of lesions of this size and above have weight 1; together, those of a smaller one weigh as much."""
@@ -41,7 +42,7 @@ def lesion_weights(regions: Sequence[np.ndarray]) -> np.ndarray:
     """
     extra = np.zeros(regions[0].shape, np.uint8)
     for region in regions:
-        numbers, _ = ndimage.label(region, EVERY_NEIGHBOUR)
+        numbers, _ = label_lesions(region, IN_VOXELS)
         sizes = np.maximum(np.bincount(numbers.ravel()), 1)
         more = np.rint(np.clip(FULL_VOXELS / sizes, 1, MAX_WEIGHT)).astype(np.uint8) - 1
         more[0] = 0

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from hybrid.errors import InputError
 from hybrid.images import Orientation, orientation_of, to_array
+from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
-from .losses import EVERY_NEIGHBOUR, lesion_weights
+from .losses import IN_VOXELS, lesion_weights
 from .planning import SegmentationPlan
 
 COORDINATES_KEPT: Final = 4000
@@ -190,11 +190,11 @@ def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _lesion_places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """As :func:`_places`, as many from each connected region, but for specks as long as there are larger ones."""
-    numbers, count = ndimage.label(region, EVERY_NEIGHBOUR)
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    kept = np.flatnonzero(sizes >= SPECK_VOXELS) + 1 if (sizes >= SPECK_VOXELS).any() else np.arange(1, count + 1)
-    if not len(kept):
+    numbers, count = label_lesions(region, IN_VOXELS)
+    if not count:
         return _places(region, rng)
+    sizes = np.bincount(numbers.ravel())[1:]
+    kept = 1 + np.flatnonzero(sizes >= min(SPECK_VOXELS, sizes.max()))
     share = max(1, COORDINATES_KEPT // len(kept))
     parts = [np.argwhere(numbers == number) for number in kept]
     return np.concatenate([part[rng.integers(len(part), size=share)] for part in parts]).astype(np.int16)
