@@ -15,11 +15,6 @@ import torch
 from monai.losses.dice import DiceLoss
 from torch import nn
 
-from hybrid.lesions import label_lesions
-
-IN_VOXELS: Final = (1.0, 1.0, 1.0)
-"""Spacing that counts the volume of lesions in voxels."""
-
 FULL_VOXELS: Final = 300
 """Voxels of lesions of this size and above have weight 1; together, those of a smaller one weigh as much."""
 
@@ -27,22 +22,21 @@ MAX_WEIGHT: Final = 30
 """Largest weight of a voxel: lesions below 10 voxels stay lighter than the others."""
 
 
-def lesion_weights(regions: Sequence[np.ndarray]) -> np.ndarray:
+def lesion_weights(numbered: Sequence[np.ndarray]) -> np.ndarray:
     """Weigh the voxels of small lesions more than others.
 
     Parameters
     ----------
-    regions : sequence of ndarray of bool, shape (z, y, x)
-        Lesions of each label; connected regions (26-neighbourhood) count as one lesion.
+    numbered : sequence of ndarray of int, shape (z, y, x)
+        Numbered lesions of each label, see :func:`hybrid.lesions.label_lesions`.
 
     Returns
     -------
     ndarray of uint8, shape (z, y, x)
         Weight minus one, rounded: 0 in the background and in lesions of :data:`FULL_VOXELS` and more.
     """
-    extra = np.zeros(regions[0].shape, np.uint8)
-    for region in regions:
-        numbers, _ = label_lesions(region, IN_VOXELS)
+    extra = np.zeros(numbered[0].shape, np.uint8)
+    for numbers in numbered:
         sizes = np.maximum(np.bincount(numbers.ravel()), 1)
         more = np.rint(np.clip(FULL_VOXELS / sizes, 1, MAX_WEIGHT)).astype(np.uint8) - 1
         more[0] = 0

@@ -15,7 +15,7 @@ from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
-from .losses import IN_VOXELS, lesion_weights
+from .losses import lesion_weights
 from .planning import SegmentationPlan
 
 COORDINATES_KEPT: Final = 4000
@@ -23,6 +23,9 @@ COORDINATES_KEPT: Final = 4000
 
 SPECK_VOXELS: Final = 4
 """Lesions of fewer voxels are no centres of patches where the case has larger ones."""
+
+IN_VOXELS: Final = (1.0, 1.0, 1.0)
+"""Spacing that counts the volume of lesions in voxels."""
 
 CLIP_PERCENTILES: Final = (0.5, 99.5)
 
@@ -168,13 +171,14 @@ def write_training_case(
     labels = labels[box]
     values = network_array(scan, plan, box)
     rng = np.random.default_rng(0)
-    regions = {number: labels == number for number in range(1, plan.channels)}
-    stored: dict[str, Any] = {
-        f"places_{number}": (_lesion_places if number in plan.lesion_channels else _places)(region, rng)
-        for number, region in regions.items()
-    }
-    if plan.lesions:
-        stored["weights"] = lesion_weights([regions[number] for number in plan.lesion_channels])
+    lesions = {number: label_lesions(labels == number, IN_VOXELS)[0] for number in plan.lesion_channels}
+    stored: dict[str, Any] = {}
+    for number in range(1, plan.channels):
+        is_lesion = number in lesions
+        places = _lesion_places(lesions[number], rng) if is_lesion else _places(labels == number, rng)
+        stored[f"places_{number}"] = places
+    if lesions:
+        stored["weights"] = lesion_weights(list(lesions.values()))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part.npz")
     np.savez(partial, image=values.astype(np.float16), labels=labels, **stored)
@@ -188,11 +192,10 @@ def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return found if len(found) <= COORDINATES_KEPT else found[rng.choice(len(found), COORDINATES_KEPT, replace=False)]
 
 
-def _lesion_places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As :func:`_places`, as many from each connected region, but for specks as long as there are larger ones."""
-    numbers, count = label_lesions(region, IN_VOXELS)
-    if not count:
-        return _places(region, rng)
+def _lesion_places(numbers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many places from each numbered lesion, but for specks as long as there are larger ones."""
+    if not numbers.any():
+        return np.zeros((0, 3), np.int16)
     sizes = np.bincount(numbers.ravel())[1:]
     kept = 1 + np.flatnonzero(sizes >= min(SPECK_VOXELS, sizes.max()))
     share = max(1, COORDINATES_KEPT // len(kept))

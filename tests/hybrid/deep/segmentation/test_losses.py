@@ -12,6 +12,7 @@ from hybrid.deep.segmentation.planning import SegmentationPlan, describe_plan, f
 from hybrid.deep.segmentation.preprocessing import write_training_case
 from hybrid.deep.segmentation.training import PatchDataset, PreparedCase, TrainingSettings, train_network
 from hybrid.errors import InputError
+from hybrid.lesions import label_lesions
 
 
 def mask_of_three():
@@ -41,7 +42,7 @@ def pair():
 
 def test_small_lesions_weigh_more_up_to_a_limit():
     labels = mask_of_three()
-    extra = lesion_weights([labels == 2])
+    extra = lesion_weights([label_lesions(labels == 2, (1, 1, 1))[0]])
     assert set(np.unique(extra[labels != 2])) == {0}
     assert (extra[7, 7, 7], extra[26, 26, 26], extra[32, 32, 32]) == (0, round(FULL_VOXELS / 27) - 1, MAX_WEIGHT - 1)
 
