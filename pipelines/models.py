@@ -6,7 +6,6 @@ calibration, settings, versions, hashed patients).
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,28 +14,24 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import skops.io
 
 from hybrid.cases import Cohort
 from hybrid.classifiers import resolve_classifiers
 from hybrid.errors import InputError, LeakageError
 from hybrid.fold_options import BATCH_COLUMN, fold_facts
 from hybrid.fusion import FeatureSet, resolve_feature_sets
-from hybrid.provenance import code_version, file_digest, hashed_patient, versions
+from hybrid.provenance import code_version, hashed_patient, versions
 from hybrid.selection import MAX_CORRELATION, MAX_FEATURES, MIN_ICC
 from hybrid.tables import SELECTED, check_predictions
 
 from .crossval import Fitted, Recalibration, Settings, fit_models
 from .evaluate import DEFAULT_CLASSIFIERS, FeatureSets
-from .files import write_json
+from .model_files import ModelFiles
 from .study_table import StudyTable, clinical_columns, feature_columns, prepare_table
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE: Final = "classifier.skops"
-CARD_FILE: Final = "model.json"
-TRUSTED_PACKAGES: Final = ("hybrid.", "sklearn.", "xgboost.", "numpy.", "scipy.", "collections.")
-"""Types that a model file may contain; anything else is refused."""
+FILES: Final = ModelFiles("classifier.skops", "model.json", "hybrid fit")
 
 
 @dataclass(frozen=True)
@@ -134,18 +129,12 @@ class FrozenModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``classifier.skops`` and ``model.json``; return the folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {
             "prefixes": list(self.fitted.prefixes),
             "estimators": list(self.fitted.estimators),
             "stacker": self.fitted.stacker,
         }
-        partial = folder / f".part-{MODEL_FILE}"
-        skops.io.dump(content, partial)
-        partial.replace(folder / MODEL_FILE)
-        write_json({**self.card, "sha256": file_digest(folder / MODEL_FILE)}, folder / CARD_FILE)
-        return folder
+        return FILES.write(folder, content, self.card)
 
 
 def fit_model(
@@ -244,22 +233,9 @@ def load_model(folder: str | Path) -> FrozenModel:
     Raises
     ------
     InputError
-        When a file is missing or changed, or the model holds types other than those of :data:`TRUSTED_PACKAGES`.
+        When a file is missing or changed, or the model holds types that are not trusted; see :class:`ModelFiles`.
     """
-    folder = Path(folder)
-    for name in (MODEL_FILE, CARD_FILE):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"A model folder holds {MODEL_FILE} and {CARD_FILE}; {name} is missing.",
-                advice="Was the folder written by `hybrid fit`?",
-                path=folder,
-            )
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    if card["sha256"] != file_digest(folder / MODEL_FILE):
-        raise InputError(
-            f"{MODEL_FILE} is not the one that {CARD_FILE} describes.", advice="Copy the folder again.", path=folder
-        )
-    content = skops.io.load(folder / MODEL_FILE, trusted=trusted_types(folder / MODEL_FILE))
+    content, card = FILES.read(folder)
     parts = tuple(
         FeatureSet("", tuple(tuple(block) for block in part["blocks"]), "early", tuple(part["clinical"]))
         for part in card["parts"]
@@ -269,23 +245,6 @@ def load_model(folder: str | Path) -> FrozenModel:
         card["inner_auc"], card["threshold"], Recalibration(**card["calibration"]), np.empty(0),
     )  # fmt: skip
     return FrozenModel(fitted, card)
-
-
-def trusted_types(file: Path) -> list[str]:
-    """Types that a model file holds.
-
-    Raises
-    ------
-    InputError
-        When one of them is not from :data:`TRUSTED_PACKAGES`.
-    """
-    unknown = [str(name) for name in skops.io.get_untrusted_types(file=file)]
-    refused = [name for name in unknown if not name.startswith(TRUSTED_PACKAGES)]
-    if refused:
-        raise InputError(
-            f"The model holds the type {refused[0]!r}, which is not trusted.", advice="Do not use it.", path=file.parent
-        )
-    return unknown
 
 
 def trained_on(card: Mapping[str, Any], cohort: Cohort) -> Cohort:

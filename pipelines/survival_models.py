@@ -7,7 +7,6 @@ and ``internal_performance.csv`` (cross-validated, no patient).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +14,19 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import skops.io
 
 from hybrid.analysis.survival_panel import SURVIVAL_COLUMNS, horizon_column
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, LeakageError
 from hybrid.fusion import FeatureSet
-from hybrid.provenance import code_version, file_digest, hashed_patient, versions
+from hybrid.provenance import code_version, hashed_patient, versions
 from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
 
 from .evaluate import FeatureSets
-from .files import write_json
-from .models import trusted_types
+from .model_files import ModelFiles
 from .survival_fit import BASELINE_SETS, FittedCox, SurvivalTable, fit_cox, make_plan, prepare_survival
 
-MODEL_FILE: Final = "survival.skops"
-CARD_FILE: Final = "survival_model.json"
+FILES: Final = ModelFiles("survival.skops", "survival_model.json", "hybrid survival-fit")
 
 
 @dataclass(frozen=True)
@@ -142,14 +138,8 @@ class FrozenSurvivalModel:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``survival.skops`` and ``survival_model.json``; return the folder."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {name: {"prefix": model.prefix, "estimator": model.estimator} for name, model in self.fitted.items()}
-        partial = folder / f".part-{MODEL_FILE}"
-        skops.io.dump(content, partial)
-        partial.replace(folder / MODEL_FILE)
-        write_json({**self.card, "sha256": file_digest(folder / MODEL_FILE)}, folder / CARD_FILE)
-        return folder
+        return FILES.write(folder, content, self.card)
 
 
 def fit_survival(
@@ -246,20 +236,7 @@ def load_survival(folder: str | Path) -> FrozenSurvivalModel:
     InputError
         When a file is missing or changed, or the model holds types that are not trusted.
     """
-    folder = Path(folder)
-    for name in (MODEL_FILE, CARD_FILE):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"A survival model holds {MODEL_FILE} and {CARD_FILE}; {name} is missing.",
-                advice="Was the folder written by `hybrid survival-fit`?",
-                path=folder,
-            )
-    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-    if card["sha256"] != file_digest(folder / MODEL_FILE):
-        raise InputError(
-            f"{MODEL_FILE} is not the one that {CARD_FILE} describes.", advice="Copy the folder again.", path=folder
-        )
-    content = skops.io.load(folder / MODEL_FILE, trusted=trusted_types(folder / MODEL_FILE))
+    content, card = FILES.read(folder)
     return FrozenSurvivalModel(
         {name: FittedCox(part["prefix"], part["estimator"]) for name, part in content.items()}, card
     )
