@@ -106,7 +106,7 @@ def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> No
         kidney_spacing_mm=6.0, model=model, inference=INFERENCE, simulated=True, n_jobs=jobs, progress=False,
         title="Renal masses on CT, 3 mm voxels",
     )  # fmt: skip
-    for name in ("masks_summary", "baselines", "detection", "classification"):
+    for name in ("masks_summary", "baselines", "detection", "froc_operating_points", "classification"):
         print(pd.read_csv(out / "tables" / f"{name}.csv").to_string())
 
 
