@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +15,7 @@ from hybrid.tables import require_columns
 from .figures import Picture, write_bytes
 from .pages import render
 from .views import Cell, Row, View, failures_view
-from .wording import number
+from .wording import number, settings_text, versions_text
 
 SHOWN: Final = 12
 """Pictures on the page, by turns over what is explained."""
@@ -84,12 +83,12 @@ class LesionMapReport:
         Path
             The same path.
         """
-        versions = ", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items())
+        versions = versions_text(self.record.get("versions"))
         text = render(
             "lesion_maps.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             summary=self._summary_view(), pictures=self._pictures(), n_maps=len(self.maps),
             failures=failures_view(self.failures, "Not explained"), methods=self._methods(), versions=versions,
-            settings=json.dumps(self.record.get("settings", {}), indent=1),
+            settings=settings_text(self.record),
         )  # fmt: skip
         return write_bytes(text.encode(), Path(path))
 

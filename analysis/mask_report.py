@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from .overlap import summarise_overlap as summarise
 from .pages import render
 from .published import published_table, published_view
 from .views import Cell, Row, View
-from .wording import interval, number, short_path
+from .wording import interval, number, settings_text, versions_text
 
 METRIC_NAMES: Final = {
     "dice": "Dice", "iou": "IoU", "precision": "Precision", "sensitivity": "Sensitivity", "specificity": "Specificity",
@@ -241,7 +240,7 @@ class MaskReport:
             Section(title, (), [view for view in views[title] if view], [pictures[name] for name in shown[title]])
             for title in views
         ]
-        versions = ", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items())
+        versions = versions_text(self.record.get("versions"))
         return [
             Section("Summary", [*simulated, *self.sentences()]),
             *(section for section in body if section.views or section.pictures),
@@ -345,10 +344,8 @@ class MaskReport:
             published=self._published_view(tables),
             pictures=pictures,
             methods=self._methods(),
-            settings=json.dumps(short_path(self.record.get("settings")), indent=2, ensure_ascii=False, default=str)
-            if self.record.get("settings")
-            else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
             glossary=GLOSSARY,
         )

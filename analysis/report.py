@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -49,7 +48,17 @@ from .views import (
     models_view,
     problems_view,
 )
-from .wording import GLOSSARY, Setting, first_paragraph, interval, number, p_value, percent, short_path
+from .wording import (
+    GLOSSARY,
+    Setting,
+    first_paragraph,
+    interval,
+    number,
+    p_value,
+    percent,
+    settings_text,
+    versions_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -450,7 +459,7 @@ class Report:
             methods=methods,
             references=cite.entries(),
             record=self._record_rows(),
-            settings=self._settings_text(),
+            settings=settings_text(self.record),
             files=sorted(tables),
             glossary=GLOSSARY,
         )
@@ -514,12 +523,8 @@ class Report:
             ("Statistics", f"{self.n_bootstrap} bootstrap draws, seed {self.seed}, level {percent(self.level)}")
         )
         versions = self.record.get("versions") or _analysis_versions()
-        rows.append(("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
+        rows.append(("Versions", versions_text(versions)))
         return rows
-
-    def _settings_text(self) -> str:
-        settings = self.record.get("settings")
-        return json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else ""
 
 
 def _as_frame(cohort: Any) -> pd.DataFrame | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -30,7 +29,7 @@ from .per_class import (
 )
 from .plots import COLOURS, DASHES, INK, MUTED, _axes, _legend_below, _style
 from .views import METRIC_NAMES, Cell, Row, View
-from .wording import interval, joined, number, short_path, with_interval
+from .wording import interval, joined, number, settings_text, versions_text, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,7 +195,6 @@ class SequenceReport:
         """
         path, tables = Path(path), self.tables()
         write_tables(tables, path)
-        settings = self.record.get("settings")
         page = render(
             "sequence.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             sets=[self._class_view(split) for split in self.sets], beside=self._beside_view(),
@@ -204,8 +202,8 @@ class SequenceReport:
             centres=self._centre_view(tables.get("per_centre")), answering=self._answering_view(),
             counts=self._counts_view(), listing=self._series_view(), disagreeing=self._disagreement_view(),
             pictures=self._pictures(path.parent / "figures", tables), methods=self._methods(),
-            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
         return write_bytes(page.encode(), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from .figures import Album, Picture, write_bytes, write_tables
 from .pages import render
 from .slices import FINDING, NO_FINDING, PUBLISHED_SOURCE, TOP_SLICES, figure
 from .views import Cell, Row, View, failures_view
-from .wording import MISSING, interval, number, p_value, short_path, with_interval
+from .wording import MISSING, interval, number, p_value, settings_text, versions_text, with_interval
 
 METRIC_NAMES: Final = {
     "precision": "Precision", "recall": "Recall", "f1": "F1", "specificity": "Specificity", "npv": "NPV",
@@ -193,7 +192,6 @@ class SliceReport:
         """
         path = Path(path)
         write_tables(self.tables, path)
-        settings = self.record.get("settings")
         page = render(
             "slices.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             tiles=self._tiles(), performance=self._performance(), pictures=self._pictures(path.parent / "figures"),
@@ -201,8 +199,8 @@ class SliceReport:
             shortcuts=self._shortcut_view(), flagged=self._flagged(), pointing=self._pointing_view(),
             layers=self._layer_view(), sanity=self._sanity(), gallery=self._gallery(),
             failures=failures_view(self.failures, "Not read"), methods=self._methods(),
-            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(self.tables),
         )  # fmt: skip
         return write_bytes(page.encode(), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from .small_sample import (
     volume_sentence,
 )
 from .views import Cell, Row, View
-from .wording import interval, number, p_value, short_path, with_interval
+from .wording import interval, number, p_value, settings_text, versions_text, with_interval
 
 SOURCE_NAMES: Final = {"reference": "Reference masks", "predicted": "Predicted masks", "given": "Given features"}
 AGREEMENT_SHOWN: Final = 10
@@ -113,7 +112,6 @@ class SmallSampleReport:
         """
         path = Path(path)
         write_tables(self.tables(), path)
-        settings = self.record.get("settings")
         first = self.estimates[self.estimates["source"] == self.sources[0]]
         page = render(
             "small_sample.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
@@ -123,8 +121,8 @@ class SmallSampleReport:
             refits=self._refit_views(), agreeing=self._agreement_view(),
             pictures=self._pictures(path.parent / "figures"), agreement=self._agreement_sentence(),
             methods=self._methods(),
-            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(self.tables()), source_names=SOURCE_NAMES, sources=self.sources,
         )  # fmt: skip
         return write_bytes(page.encode(), path)

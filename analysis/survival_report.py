@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from .survival_tables import (
 )
 from .survival_views import calibration_view, survival_validation_view, with_bounds
 from .views import Cell, Row, View
-from .wording import MISSING, joined, number, p_phrase, p_value, short_path, with_interval
+from .wording import MISSING, joined, number, p_phrase, p_value, settings_text, versions_text, with_interval
 
 FEW_EVENTS: Final = 10
 EVENTS_PER_PARAMETER: Final = 10
@@ -230,7 +229,6 @@ class SurvivalReport:
         """
         path, tables = Path(path), self.tables()
         write_tables(tables, path)
-        settings = self.record.get("settings")
         page = render(
             "survival.html.j2", title=self.title, simulated=self.simulated, sentences=self.sentences(),
             cautions=self.cautions(), discrimination=self._discrimination_view(), differences=self._differences_view(),
@@ -240,8 +238,8 @@ class SurvivalReport:
             pictures=self._pictures(path.parent / "figures", tables),
             curves=[f"survival_{name}" for name in self._curve_sets()],
             methods=self.methods(), references=[(text, f"https://doi.org/{doi}") for text, doi in REFERENCES.values()],
-            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
         return write_bytes(page.encode(), path)

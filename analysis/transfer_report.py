@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from .transfer import (
     varied_scores,
 )
 from .views import Cell, Row, View
-from .wording import interval, number, p_value, short_path, signed
+from .wording import interval, number, p_value, settings_text, signed, versions_text
 
 OPTIONAL: Final = (
     "contrasts", "contrasts_fine_tuning", "learning_curve", "learning_curve_tests", "dilution", "dilution_tests",
@@ -134,14 +133,13 @@ class TransferReport:
         path, tables = Path(path), self.tables()
         write_tables(tables, path, optional=OPTIONAL)
         pictures = self._pictures(path.parent / "figures", tables)
-        settings = self.record.get("settings")
         page = render(
             "transfer.html.j2", title=self.title, simulated=self.simulated, sentence=self.sentence(),
             arms=[self._arms_view(structure) for structure in self.summary["structure"].unique()],
             contrasts=self._contrasts_views(), varied=_varied_views(tables), published=_published_view(tables),
             pictures=pictures, methods=self._methods(),
-            settings=json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else "",
-            versions=", ".join(f"{name} {version}" for name, version in self.record.get("versions", {}).items()),
+            settings=settings_text(self.record),
+            versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
         return write_bytes(page.encode(), path)

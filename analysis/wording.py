@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -394,3 +395,14 @@ def short_path(value: Any) -> Any:
         return [short_path(item) for item in value]
     is_path = isinstance(value, str) and (value.startswith(("/", "\\\\")) or value[1:3] in (":\\", ":/"))
     return value.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] if is_path else value
+
+
+def settings_text(record: Mapping[str, Any]) -> str:
+    """Lay out the settings of a run record as JSON without folders; empty where none were recorded."""
+    settings = record.get("settings")
+    return json.dumps(short_path(settings), indent=2, ensure_ascii=False, default=str) if settings else ""
+
+
+def versions_text(versions: Mapping[str, str] | None) -> str:
+    """Join packages and their versions in one line; empty where none were recorded."""
+    return ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
