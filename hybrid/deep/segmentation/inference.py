@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from .engines import Engine, InferenceOptions
+from .engines import PAIR, Engine, InferenceOptions
 from .export import SlabExporter
 from .geometry import WHOLE, Box, resize
 from .planning import SegmentationPlan
@@ -217,15 +217,28 @@ def stream_slabs(
     total = np.zeros((plan.channels, depth, *values.shape[1:]), np.float32)
     weights = np.zeros((depth, *values.shape[1:]), np.float32)
     base = 0
-    for window in windows:
-        local = [slice(part.start - b.start, part.stop - b.start) for part, b in zip(window, box, strict=True)]
-        if local[0].start > base:
-            yield from _release(total, weights, base, min(local[0].start, height), box, before)
-            base = _shift(total, weights, base, local[0].start)
-        probabilities = engine(values[local[0], local[1], local[2]][None, None])[0]
-        total[:, :, local[1], local[2]] += probabilities * weight
-        weights[:, local[1], local[2]] += weight
+    for (z, y, x), probabilities in _predictions(values, windows, box, engine):
+        if z.start > base:
+            yield from _release(total, weights, base, min(z.start, height), box, before)
+            base = _shift(total, weights, base, z.start)
+        total[:, :, y, x] += probabilities * weight
+        weights[:, y, x] += weight
     yield from _release(total, weights, base, height, box, before)
+
+
+def _predictions(
+    values: np.ndarray, windows: Sequence[Box], box: Box, engine: Engine
+) -> Iterator[tuple[Box, np.ndarray]]:
+    """Windows in order, counted from the start of ``box``, with their probabilities; the engine sees two at a time."""
+    for start in range(0, len(windows), PAIR):
+        local: list[Box] = [
+            (_moved(z, box[0]), _moved(y, box[1]), _moved(x, box[2])) for z, y, x in windows[start : start + PAIR]
+        ]
+        yield from zip(local, engine(np.stack([values[place] for place in local])[:, None]), strict=True)
+
+
+def _moved(part: slice, origin: slice) -> slice:
+    return slice(part.start - origin.start, part.stop - origin.start)
 
 
 def _release(

@@ -61,6 +61,10 @@ WINDOWS_PER_PATCH: Final = 3
 
 MEMORY_SHARE: Final = 0.9
 
+NARROW: Final = 16
+"""With fewer features in the first stage, a CPU trains faster on channels that lie together in memory: a step with 8
+features took 0.7 s instead of 0.9 s; with 16 it made no difference."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -380,6 +384,8 @@ class _Run:
         if transfer.start is not None:
             report = load_checkpoint(network, transfer.read_start())
             self.started = {**report.describe(), "patients": list(report.patients)}
+        if plan.width < NARROW and fabric.device.type == "cpu":
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self._encoder = encoder_parameters(network) if transfer.freeze > 0 else []
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)

@@ -90,6 +90,27 @@ def test_an_ensemble_averages_probabilities(plan):
     np.testing.assert_allclose(both, (each[0] + each[1]) / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("mirror_axes", [(), (0, 2)])
+def test_a_patch_gets_the_same_result_alone_and_beside_others(plan, mirror_axes):
+    options = InferenceOptions(precision="float32", device="cpu", mirror=bool(mirror_axes))
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch, mirror_axes=mirror_axes)
+    patches = np.random.default_rng(0).standard_normal((3, 1, 16, 16, 16)).astype(np.float32)
+    together = engine(patches)
+    alone = np.concatenate([engine(patch[None]) for patch in patches])
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(engine(patches[[2, 0]]), together[[2, 0]])
+
+
+def test_a_small_network_never_sees_a_single_patch_on_a_cpu(plan):
+    module, seen = build_segmenter(plan).eval(), []
+    module.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    options = InferenceOptions(precision="float32", device="cpu")
+    patch = np.zeros((1, 1, 16, 16, 16), np.float32)
+    make_engine([module], options, patch=plan.patch)(patch)
+    make_engine([module], options, patch=(400, 400, 16))(patch)
+    assert seen == [2, 1]
+
+
 def test_mirroring_makes_the_result_symmetric(plan):
     options = InferenceOptions(precision="float32", device="cpu", mirror=True)
     engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch, mirror_axes=(0, 2))
