@@ -384,8 +384,9 @@ class _Run:
         if transfer.start is not None:
             report = load_checkpoint(network, transfer.read_start())
             self.started = {**report.describe(), "patients": list(report.patients)}
-        if plan.width < NARROW and fabric.device.type == "cpu":
-            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        together = plan.width < NARROW and fabric.device.type == "cpu"
+        self._layout = torch.channels_last_3d if together else torch.contiguous_format
+        network.to(memory_format=self._layout)  # type: ignore[call-overload]
         self._encoder = encoder_parameters(network) if transfer.freeze > 0 else []
         self.averaged = copy.deepcopy(network).eval().requires_grad_(False)
         optimiser = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
@@ -480,7 +481,7 @@ class _Run:
             multiprocessing_context="spawn" if workers else None,
         )  # fmt: skip
         for images, labels in loader:
-            yield images.to(self.fabric.device), labels.to(self.fabric.device)
+            yield images.to(self.fabric.device, memory_format=self._layout), labels.to(self.fabric.device)
 
     def _step(self, batch: Batch, borrowed: Batch | None, *, done: float, rate: float) -> float:
         for group in self.optimiser.param_groups:
