@@ -276,7 +276,7 @@ def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     require_columns(curves, CURVE_COLUMNS, "training curves")
     if curves.empty:
         raise InputError("The training curves have no rows.", advice="Was the training run for an epoch?")
-    ax = _axes(ax, height=3.6)
+    ax = _axes(ax, height=4.0)
     table = curves.sort_values("epoch")
     for split, name, dash in (("train", "train_dice", "-"), ("validation", "validation_dice", DASHES[1])):
         values = table[["epoch", name]].dropna()
@@ -295,8 +295,9 @@ def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             )  # fmt: skip
     low = min(0.0, float(np.nanmin([0.0, *(table["train_loss"] / table["train_loss"].abs().max())])))
     ax.set(ylim=(low - 0.02, 1.02), xlabel="Epoch", ylabel="Dice (others scaled)")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     _style(ax)
-    _legend(ax, columns=2)
+    _legend(ax)
     return ax
 
 

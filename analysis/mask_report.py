@@ -316,7 +316,7 @@ class MaskReport:
         )
         for position, (name, curves) in enumerate(self.curves.items()):
             key = f"curves_{position}"
-            album.add(key, partial(_draw_curves, curves), height=3.0, alt="Training curves")
+            album.add(key, partial(_draw_curves, curves), height=4.0, alt="Training curves")
             captions[key] = (
                 f"{name}{': m' if name else 'M'}ean Dice after each epoch on up to six cases of the training and "
                 "validation sets."
