@@ -51,7 +51,7 @@ ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "plan": {"width": 8, "memory_gib": 0.25},
     "settings": {"learning_rate": 3e-3},
 }
-"""Stage 2 as a DynUNet without a GPU: half the features see twice as many patches in the same time."""
+"""Both stages as a DynUNet without a GPU: half the features see twice as many patches in the same time."""
 
 FOLDS: Final = 5
 """Each network of stage 2 validates on another fifth of the patients, unless there are more networks."""
@@ -214,7 +214,9 @@ def train_cascade(
         "progress": progress,
     }  # fmt: skip
     part = _minutes(minutes)
-    common = {"modality": "ct", **(plan or {})}
+    wanted = {"modality": "ct", **(plan or {})}
+    small = _small_network(network, wanted)
+    shared["settings"], common = small.get("settings"), {**small.get("plan", {}), **wanted}
     logger.info("Stage 1: kidneys at %g mm", kidney_spacing_mm)
     train_segmenter(
         cohort, folder / "kidney", minutes=part["kidney"],
@@ -223,13 +225,12 @@ def train_cascade(
     )  # fmt: skip
     logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
     fine: dict[str, Any] = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
-    small = _small_network(network, common)
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
-        plan={**small.get("plan", {}), "lesions": ("mass",), "foreground_share": LESION_PATCHES, **common, **fine,
-              "label_map": {3: 2}, "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm + 10},
-        settings=small.get("settings"), **shared,
+        plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **common, **fine, "label_map": {3: 2},
+              "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm + 10},
+        **shared,
     )  # fmt: skip
     classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)
     return save_cascade(folder, rules, classifier=classified, card={"versions": versions()})
@@ -244,7 +245,7 @@ def _minutes(minutes: float | None) -> dict[str, float | None]:
 
 
 def _small_network(network: str, wanted: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Plan and settings of stage 2 for training without a GPU, unless the width was chosen."""
+    """Plan and settings of a stage for training without a GPU, unless the width was chosen."""
     import torch
 
     chosen = network != "dynunet" or "width" in wanted or torch.cuda.is_available()

@@ -1,15 +1,18 @@
 """The published systems on small simulated cohorts, end to end."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
 from hybrid.phantoms.painted import ScanStyle, paint_ct
 from hybrid.pipelines.systems.lesion_mri import run_lesion_mri, split_cohort
-from hybrid.pipelines.systems.renal_mass import run_renal_mass
+from hybrid.pipelines.systems.renal_mass import _small_network, run_renal_mass, train_cascade
 
 from .test_masks import write_cohort
 
@@ -69,6 +72,20 @@ def test_renal_mass_from_table_to_report(renal, tmp_path):
     for name in ("masks", "kidneys", "masses", "classes"):
         assert (tmp_path / "predicted" / name / "k7.nii.gz").is_file()
     assert {"predicted_class", "confidence"} <= set(pd.read_csv(tmp_path / "predicted" / "lesions.csv").columns)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the networks are wide")
+def test_without_a_gpu_both_stages_are_narrow_and_learn_faster(renal, tmp_path):
+    _, cohort, _ = renal
+    small = Cohort(list(cohort)[:4])
+    train_cascade(
+        small, tmp_path, epochs=1, members=1, kidney_spacing_mm=16.0, mass_spacing_mm=16.0, progress=False,
+        plan={"patch": (16, 16, 16)},
+    )  # fmt: skip
+    for stage in ("kidney", "mass"):
+        card = json.loads((tmp_path / stage / "model.json").read_text(encoding="utf-8"))
+        assert (card["plan"]["width"], card["settings"]["learning_rate"]) == (8, 3e-3)
+    assert _small_network("dynunet", {"width": 16}) == _small_network("unet", {}) == {}
 
 
 def test_lesion_mri_shows_all_sets_side_by_side(tmp_path):
