@@ -51,7 +51,10 @@ ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "plan": {"width": 8, "memory_gib": 0.25},
     "settings": {"learning_rate": 3e-3},
 }
-"""Both stages as a DynUNet without a GPU: half the features see twice as many patches in the same time."""
+"""Both stages without a GPU: half the features see twice as many patches in the same time."""
+
+NARROWED: Final = ("dynunet", "unet")
+"""Networks that were seen to learn more in the same time that way."""
 
 FOLDS: Final = 5
 """Each network of stage 2 validates on another fifth of the patients, unless there are more networks."""
@@ -248,8 +251,8 @@ def _small_network(network: str, wanted: Mapping[str, Any]) -> Mapping[str, Mapp
     """Plan and settings of a stage for training without a GPU, unless the width was chosen."""
     import torch
 
-    chosen = network != "dynunet" or "width" in wanted or torch.cuda.is_available()
-    return {} if chosen else ON_CPU
+    chosen = "width" in wanted or torch.cuda.is_available()
+    return ON_CPU if network in NARROWED and not chosen else {}
 
 
 def _train_classes(

@@ -85,7 +85,7 @@ def test_without_a_gpu_both_stages_are_narrow_and_learn_faster(renal, tmp_path):
     for stage in ("kidney", "mass"):
         card = json.loads((tmp_path / stage / "model.json").read_text(encoding="utf-8"))
         assert (card["plan"]["width"], card["settings"]["learning_rate"]) == (8, 3e-3)
-    assert _small_network("dynunet", {"width": 16}) == _small_network("unet", {}) == {}
+    assert _small_network("dynunet", {"width": 16}) == _small_network("segresnet", {}) == {}
 
 
 def test_lesion_mri_shows_all_sets_side_by_side(tmp_path):

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ PAIR: Final = 2
 """Patches that a small network sees at once on a CPU, see :func:`_at_once`."""
 
 SMALL: Final = 40_000
-"""Features of the first stage times depth and height of the patch, up to which a network counts as small."""
+"""Features times depth and height after the first convolution, up to which a network counts as small."""
 
 MAX_DIFFERENCE: Final = 0.01
 """Largest mean difference of probabilities on a random patch with which half precision is still used."""
@@ -141,13 +141,11 @@ def _at_once(networks: Sequence[nn.Module], patch: Sequence[int], device: torch.
     times more slowly (8 features, 48 voxels). Two patches avoid that, but need more memory and gain nothing in networks
     whose costly convolutions are larger.
     """
-    features = [module.out_channels for network in networks for module in network.modules() if _convolves(module)][:1]
-    small = device.type == "cpu" and bool(features) and features[0] * patch[0] * patch[1] <= SMALL
-    return PAIR if small else 1
-
-
-def _convolves(module: nn.Module) -> TypeGuard[nn.Conv3d]:
-    return isinstance(module, nn.Conv3d)
+    first = next((part for network in networks for part in network.modules() if isinstance(part, nn.Conv3d)), None)
+    if first is None or device.type != "cpu":
+        return 1
+    depth, height = (n // stride for n, stride in zip(patch, first.stride[:2], strict=False))
+    return PAIR if first.out_channels * depth * height <= SMALL else 1
 
 
 def _torch(networks: Sequence[nn.Module], device: torch.device, half: torch.dtype | None, size: int) -> Engine:
