@@ -273,6 +273,8 @@ def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axe
     InputError
         For a missing column or an empty table.
     """
+    from matplotlib.ticker import MaxNLocator
+
     require_columns(curves, CURVE_COLUMNS, "training curves")
     if curves.empty:
         raise InputError("The training curves have no rows.", advice="Was the training run for an epoch?")
@@ -295,7 +297,7 @@ def plot_training_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axe
             )  # fmt: skip
     low = min(0.0, float(np.nanmin([0.0, *(table["train_loss"] / table["train_loss"].abs().max())])))
     ax.set(ylim=(low - 0.02, 1.02), xlabel="Epoch", ylabel="Dice (others scaled)")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=True))
     _style(ax)
     _legend(ax)
     return ax
