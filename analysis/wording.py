@@ -245,16 +245,26 @@ def _headline_parts(setting: Setting, comparison: Comparison, headline: pd.Serie
 
 def _chance_sentence(comparison: Comparison, headline: pd.Series) -> str:
     models = comparison.models[comparison.models["role"] == MODEL].set_index(["feature_set", "classifier"])
-    names = []
+    found = []
     for side in ("a", "b"):
         row = models.loc[(headline[f"feature_set_{side}"], headline[f"classifier_{side}"])]
         if not row["lower"] > 0.5:
-            names.append(str(headline[f"model_{side}"]))
-    if len(names) == 2:
-        return "Neither is shown to be better than a coin toss: both intervals reach down to 0.5."
-    if names:
-        return f"That {names[0]} is better than a coin toss is not shown either: its interval reaches down to 0.5."
+            found.append(
+                f"{headline[f'model_{side}']} is better than a coin toss: its interval {beside_chance(row)} 0.5."
+            )
+    if found:
+        return " ".join(f"It is not shown that {sentence}" for sentence in found)
     return "The intervals of both lie above 0.5, a coin toss."
+
+
+def beside_chance(row: pd.Series) -> str:
+    """Where an interval (``lower``, ``upper``) lies: it ``lies above``, ``includes`` or ``lies below`` chance.
+
+    An interval that is not known includes everything.
+    """
+    if row["lower"] > 0.5:
+        return "lies above"
+    return "lies below" if row["upper"] < 0.5 else "includes"
 
 
 def _exploratory_parts(setting: Setting, comparison: Comparison) -> list[tuple[str, str]]:
@@ -282,8 +292,7 @@ def _single_parts(setting: Setting, metrics: pd.DataFrame, level: float) -> list
     sure = "With fewer than two patients in a group there is no interval."
     if np.isfinite(row["lower"]):
         bounds = interval(row["lower"], row["upper"])
-        where = "lies above" if row["lower"] > 0.5 else "reaches down to"
-        sure = f"The {percent(level)} interval of the AUC is {bounds}; it {where} 0.5, a coin toss."
+        sure = f"The {percent(level)} interval of the AUC is {bounds}; it {beside_chance(row)} 0.5, a coin toss."
     return [asked, ("Found.", f"The AUC is {number(row['estimate'])}. {AUC_IN_WORDS}"), ("How sure.", sure)]
 
 

@@ -432,6 +432,7 @@ def train_and_save(
     resume, progress : bool
         See :func:`train_segmenter`.
     """
+    from hybrid.deep.fitting import training_machine
     from hybrid.deep.segmentation.segmenter import MODEL_CARD, save_segmenter
     from hybrid.deep.segmentation.training import CHECKPOINT, train_network
 
@@ -449,7 +450,7 @@ def train_and_save(
         "training_key": key, "patients": hashed, "settings": asdict(settings), "epochs": trained.epochs,
         "best_epoch": trained.best_epoch, "cases": {"training": len(training), "validation": len(validation)},
         "metrics": _metrics(trained.curves, trained.best_epoch), "curves": "curves.csv", "versions": versions(),
-        **({"start": start} if start else {}),
+        "trained_on": training_machine(settings.accelerator), **({"start": start} if start else {}),
     }  # fmt: skip
     save_segmenter(out, trained.network, plan, card)
     write_csv(trained.curves, out / "curves.csv")

@@ -432,6 +432,7 @@ def _train_fold(
         train_network,
     )
     from hybrid.deep.embeddings import one_thread
+    from hybrid.deep.fitting import training_machine
 
     key = digest([plan.recipe(), _as_trained(images)])
     if resume and _finished(out, key, name="training_key"):
@@ -458,6 +459,7 @@ def _train_fold(
         "class_weights": dict(zip(classes, weighting.tolist(), strict=True)), "counts": _counts(images),
         "patients": sorted(map(hashed_patient, images.loc[images["split"].isin(sets), "patient_id"].unique())),
         "epochs": trained.epochs, "best_epoch": trained.best_epoch, "versions": versions(),
+        "trained_on": training_machine(plan.settings.accelerator),
     }  # fmt: skip
     classifier = ImageClassifier(plan.input, classes, (trained.network,), (content,))
     predictions = _predict(classifier, images, prepared)

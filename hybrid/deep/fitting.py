@@ -142,6 +142,26 @@ def on_gpu(accelerator: str) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
+def training_machine(accelerator: str) -> dict[str, str | int]:
+    """Name what decides in which order a training adds its numbers.
+
+    Parameters
+    ----------
+    accelerator : str
+        Of the training's settings.
+
+    Returns
+    -------
+    dict
+        ``device`` (name of the GPU, or ``"cpu"``), ``instructions`` (torch's name, for example ``"AVX512"``) and
+        ``threads``. Where all three and the versions agree, a training with fixed epochs gives the same weights.
+    """
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu(accelerator) else "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
+
+
 def choose_precision(
     accelerator: str,
     precision: str,

@@ -135,7 +135,8 @@ class TransferStudy:
     simulated : bool
         Said at the top of the report.
     n_jobs, backend, progress
-        See :func:`hybrid.pipelines.run_tasks`; with more than one job the arms are trained side by side.
+        See :func:`hybrid.pipelines.run_tasks`; with more than one job the arms are trained side by side on a thread
+        each. Another number of threads adds numbers in another order: scores then differ in their last digits.
     """
 
     def __init__(

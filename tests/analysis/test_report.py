@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from hybrid.analysis import Report, compare_models, evaluate_models
-from hybrid.analysis.wording import interval, number, p_phrase, p_value, short_path
+from hybrid.analysis.wording import beside_chance, interval, number, p_phrase, p_value, short_path
 from hybrid.errors import InputError
 
 FAST = {"n_bootstrap": 100}
@@ -349,3 +349,11 @@ def test_development_patients_stand_beside_the_new_ones(parts, make_cohort):
     assert own.loc[("age", "internal"), "mean"] == 90
     assert own.loc[("patients", "external"), "count"] == 26
     assert own.loc[("age", "internal"), "p"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "where"),
+    [(0.51, 0.7, "lies above"), (0.27, 0.54, "includes"), (0.2, 0.45, "lies below"), (0.5, 0.7, "includes")],
+)
+def test_an_interval_below_chance_is_not_said_to_reach_down_to_it(lower, upper, where):
+    assert beside_chance(pd.Series({"lower": lower, "upper": upper})) == where

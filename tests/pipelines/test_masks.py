@@ -16,6 +16,7 @@ from hybrid.errors import HybridError, InputError, LeakageError
 from hybrid.images import read_mask, to_array
 from hybrid.pipelines.cli import main
 from hybrid.pipelines.evaluate_masks import evaluate_masks, overlay_slices
+from hybrid.pipelines.runner import single_thread
 from hybrid.pipelines.segment import segment_cohort
 from hybrid.pipelines.train import make_folds, networks_at_once, train_segmenter
 from hybrid.tables import MASK_COLUMNS
@@ -203,13 +204,12 @@ def test_ensemble_of_folds_never_validates_on_its_training_patients(tmp_path):
 def test_networks_trained_side_by_side_are_those_trained_in_turn(tmp_path):
     cohort = Cohort.from_csv(write_cohort(tmp_path, count=6, test=1))
     options = {"network": "unet", "epochs": 2, "folds": 2, "plan": FAST, "settings": CPU, "progress": False}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with single_thread():
         models = [train_segmenter(cohort, tmp_path / f"jobs_{jobs}", n_jobs=jobs, **options) for jobs in (1, 2)]
-    finally:
-        torch.set_num_threads(threads)
     for number in range(2):
+        for model in models:
+            card = json.loads((model / f"fold_{number}" / "model.json").read_text(encoding="utf-8"))
+            assert card["trained_on"]["threads"] == 1
         first, second = ((model / f"fold_{number}" / "model.safetensors").read_bytes() for model in models)
         assert first == second
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+import torch
 from PIL import Image
 
 from hybrid.cases import Cohort
@@ -133,6 +134,7 @@ def test_the_card_says_how_the_model_was_made(trained):
     assert card["class_weights"] == {"big": 1.0, "small": 1.0}
     assert card["settings"]["epochs"] == 10
     assert card["calibration"]["images"] == 8
+    assert card["trained_on"]["threads"] == torch.get_num_threads()
     assert pd.read_csv(trained / "curves.csv")["epoch"].tolist() == list(range(1, 11))
 
 

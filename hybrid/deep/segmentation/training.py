@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from hybrid.deep.fitting import Schedule, bf16_helps, read_checkpoint, update_average, write_checkpoint
+from hybrid.deep.fitting import Schedule, bf16_helps, on_gpu, read_checkpoint, update_average, write_checkpoint
 from hybrid.errors import InputError
 from hybrid.provenance import digest
 
@@ -241,8 +241,7 @@ def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks
     InputError
         With the estimate, the memory there is, and what to lower.
     """
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    free = torch.cuda.mem_get_info()[0] if on_gpu else psutil.virtual_memory().available
+    free = torch.cuda.mem_get_info()[0] if on_gpu(settings.accelerator) else psutil.virtual_memory().available
     available = free / 2**30
     needed = networks * plan.memory_gib
     if needed > MEMORY_SHARE * available:
@@ -609,10 +608,9 @@ def _mean(values: Sequence[float]) -> float:
 def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
     from lightning_fabric import Fabric
 
-    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     precision = settings.precision
     if precision == "auto":
-        precision = "16-mixed" if on_gpu else ("bf16-mixed" if _bf16_helps(plan) else "32-true")
+        precision = "16-mixed" if on_gpu(settings.accelerator) else ("bf16-mixed" if _bf16_helps(plan) else "32-true")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     interactive = hasattr(sys, "ps1")  # a notebook cannot be imported by spawned processes
     strategy = "auto" if settings.devices < 2 else "ddp_notebook" if interactive else "ddp_spawn"
