@@ -232,7 +232,7 @@ def train_cascade(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
         plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **common, **fine, "label_map": {3: 2},
-              "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm + 10},
+              "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm},
         **shared,
     )  # fmt: skip
     classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)

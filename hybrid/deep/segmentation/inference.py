@@ -136,15 +136,27 @@ def _exported(exporter: SlabExporter | None) -> np.ndarray:
 
 
 def predict_array(
-    values: np.ndarray, plan: SegmentationPlan, engine: Engine, options: InferenceOptions | None = None
+    values: np.ndarray,
+    plan: SegmentationPlan,
+    engine: Engine,
+    options: InferenceOptions | None = None,
+    *,
+    relevant: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Channel numbers of an array that is already on the plan's grid (training's validation), uint8 (z, y, x)."""
+    """Channel numbers of an array that is already on the plan's grid (training's validation), uint8 (z, y, x).
+
+    ``relevant`` (bool, the array's shape) is where a result is wanted; the rest is background.
+    """
     options = options or InferenceOptions()
-    chosen, _ = choose_windows(values.shape, plan.patch, options.overlap, None)
+    labels = np.zeros(values.shape, np.uint8)
+    chosen, _ = choose_windows(values.shape, plan.patch, options.overlap, relevant)
+    if not chosen:
+        return labels
     box = _union(chosen, values.shape)
-    padded = _padded(values, values.shape, plan)
-    slabs = stream_slabs(padded, chosen, box, plan, engine, options)
-    return np.concatenate([slab.probabilities.argmax(0).astype(np.uint8) for slab in slabs])
+    padded = _padded(values[box], values.shape, plan)
+    for slab in stream_slabs(padded, chosen, box, plan, engine, options):
+        labels[slab.start : slab.start + slab.probabilities.shape[1], box[1], box[2]] = slab.probabilities.argmax(0)
+    return labels if relevant is None else np.where(relevant, labels, 0).astype(np.uint8)
 
 
 def choose_windows(

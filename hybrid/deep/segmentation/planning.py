@@ -78,8 +78,8 @@ class SegmentationPlan:
     foreground_share : float
         Share of training patches that are centred on foreground.
     crop_margin_mm : float, optional
-        Training cases are cropped to their foreground and this margin (the second stage of a cascade); None: whole
-        scans.
+        The network is asked about the foreground's bounding box and this margin only (the second stage of a cascade):
+        training cases are cropped to it and to what windows see around it. None: whole scans.
     lesions : tuple of str
         Names of labels whose connected regions count alike, whatever their size: patches are centred on each of them
         equally often, and the voxels of small ones weigh more (:mod:`~hybrid.deep.segmentation.losses`).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,12 @@ IN_VOXELS: Final = (1.0, 1.0, 1.0)
 """Spacing that counts the volume of lesions in voxels."""
 
 CLIP_PERCENTILES: Final = (0.5, 99.5)
+
+CONTEXT: Final = 0.75
+"""Stored around the region of interest, as a share of the patch. Windows of inference lie on a lattice over the whole
+scan and reach far beyond the region; a network that has not seen such surroundings in training fails there, all the
+more as instance normalisation depends on everything in the window. A window whose centre is farther than a quarter of
+its size from a voxel hardly counts for it, so that half a patch more is enough."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +140,11 @@ def merge_labels(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
     return merged
 
 
-def crop_box(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> Box:
-    """Bounding box of a region, widened by a margin (mm), inside the array."""
+def crop_box(region: np.ndarray, margin: Sequence[int]) -> Box:
+    """Bounding box of a region, widened by a margin (voxels of each axis), inside the array."""
     box = []
-    for axis in range(3):
+    for axis, extra in enumerate(margin):
         found = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
-        extra = int(np.ceil(margin_mm / spacing[axis]))
         box.append(slice(max(0, int(found[0]) - extra), min(region.shape[axis], int(found[-1]) + 1 + extra)))
     return box[0], box[1], box[2]
 
@@ -145,14 +152,15 @@ def crop_box(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, 
 def write_training_case(
     image: sitk.Image, mask: sitk.Image, plan: SegmentationPlan, path: Path, *, case_id: str
 ) -> dict[str, Any]:
-    """Store a case as the training reads it: half precision voxels, labels, foreground coordinates.
+    """Store a case as the training reads it: half precision voxels, labels, foreground coordinates, bounds of interest.
 
     Parameters
     ----------
     image, mask : SimpleITK.Image
         On one grid.
     plan : SegmentationPlan
-        With ``crop_margin_mm`` the case is cropped to its foreground and that margin.
+        With ``crop_margin_mm`` the region of interest is the foreground's bounding box and that margin; what is stored
+        is this region and what windows of inference see around it (:data:`CONTEXT`).
     path : Path
         The ``.npz`` file to write.
     case_id : str
@@ -166,13 +174,16 @@ def write_training_case(
     scan = open_scan(image, bias_correction=plan.bias_correction, case_id=case_id)
     labels = network_labels(mask, scan, plan, case_id=case_id)
     box: Box = (WHOLE, WHOLE, WHOLE)
+    stored: dict[str, Any] = {}
     if plan.crop_margin_mm is not None and labels.any():
-        box = crop_box(labels > 0, plan.crop_margin_mm, plan.spacing)
+        margin = [math.ceil(plan.crop_margin_mm / step) for step in plan.spacing]
+        inner = crop_box(labels > 0, margin)
+        box = crop_box(labels > 0, [m + math.ceil(CONTEXT * size) for m, size in zip(margin, plan.patch, strict=True)])
+        stored["inner"] = np.array([[i.start - o.start, i.stop - o.start] for i, o in zip(inner, box, strict=True)])
     labels = labels[box]
     values = network_array(scan, plan, box)
     rng = np.random.default_rng(0)
     lesions = {number: label_lesions(labels == number, IN_VOXELS)[0] for number in plan.lesion_channels}
-    stored: dict[str, Any] = {}
     for number in range(1, plan.channels):
         is_lesion = number in lesions
         places = _lesion_places(lesions[number], rng) if is_lesion else _places(labels == number, rng)

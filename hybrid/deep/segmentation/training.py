@@ -150,7 +150,7 @@ class PreparedCase:
     """Digest of the image and mask that it was made from."""
 
     def load(self) -> Mapping[str, np.ndarray]:
-        """Arrays ``image, labels, places_1, ...``, and ``weights`` where the plan names lesions.
+        """Arrays ``image, labels, places_1, ...``; ``weights`` where the plan names lesions, ``inner`` where it crops.
 
         Raises
         ------
@@ -523,9 +523,12 @@ class _Run:
     @functools.cached_property
     def _windows(self) -> int:
         """Windows of inference that the Dice of all monitored cases takes."""
-        cases = [*self._monitored(self.training), *self._monitored(self.validation)]
-        shapes = [case.load()["image"].shape for case in cases]
-        return sum(choose_windows(shape, self.plan.patch, MONITORED_OVERLAP, None)[1] for shape in shapes)
+        cases = [case.load() for case in (*self._monitored(self.training), *self._monitored(self.validation))]
+        windows = (
+            choose_windows(case["image"].shape, self.plan.patch, MONITORED_OVERLAP, _of_interest(case))[0]
+            for case in cases
+        )
+        return sum(len(chosen) for chosen in windows)
 
     def _is_monitored(self) -> bool:
         """Whether the Dice is due after this epoch: the same ones in a resumed training, always the first and last."""
@@ -544,7 +547,9 @@ class _Run:
         table = []
         for case in cases:
             stored = case.load()
-            predicted = predict_array(stored["image"].astype(np.float32), self.plan, engine, options)
+            predicted = predict_array(
+                stored["image"].astype(np.float32), self.plan, engine, options, relevant=_of_interest(stored)
+            )
             table.append([_dice(predicted == c, stored["labels"] == c) for c in range(1, self.plan.channels)])
         with np.errstate(all="ignore"):
             values = np.array(table, dtype=float)
@@ -603,6 +608,15 @@ def _dice(predicted: np.ndarray, reference: np.ndarray) -> float:
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def _of_interest(stored: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Voxels of a prepared case where a cascade asks this network; None: everywhere."""
+    if "inner" not in stored:
+        return None
+    region = np.zeros(stored["labels"].shape, bool)
+    region[tuple(slice(*bounds) for bounds in stored["inner"])] = True
+    return region
 
 
 def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:

@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from hybrid.deep.segmentation.engines import InferenceOptions, make_engine
 from hybrid.deep.segmentation.export import SlabExporter
-from hybrid.deep.segmentation.inference import predict_array, segment_scan
+from hybrid.deep.segmentation.inference import choose_windows, predict_array, segment_scan
 from hybrid.deep.segmentation.networks import SEGMENTERS, build_segmenter
-from hybrid.deep.segmentation.preprocessing import network_array, open_scan
+from hybrid.deep.segmentation.preprocessing import network_array, open_scan, write_training_case
+from hybrid.deep.segmentation.training import PreparedCase
 from hybrid.errors import InputError
 
 
@@ -164,3 +165,44 @@ def test_exported_slabs_equal_full_interpolation(coarse, fine, cuts):
 def test_unknown_option_lists_the_known_ones():
     with pytest.raises(InputError, match="gaussian"):
         InferenceOptions(blending="gausian")
+
+
+def test_what_is_wanted_of_an_array_does_not_change_and_the_rest_is_background(plan):
+    options = InferenceOptions(precision="float32", device="cpu")
+    engine = make_engine([build_segmenter(plan).eval()], options, patch=plan.patch)
+    values = np.random.default_rng(4).standard_normal((40, 30, 33)).astype(np.float32)
+    relevant = np.zeros(values.shape, bool)
+    relevant[26:36, 4:12, 20:30] = True
+    whole = predict_array(values, plan, engine, options)
+    assert whole[~relevant].any()
+    np.testing.assert_array_equal(
+        predict_array(values, plan, engine, options, relevant=relevant), np.where(relevant, whole, 0)
+    )
+    assert not predict_array(values, plan, engine, options, relevant=np.zeros_like(relevant)).any()
+
+
+def test_training_sees_what_windows_of_inference_see_around_the_region(plan, tmp_path):
+    labels = np.zeros((90, 70, 64), np.uint8)
+    labels[40:50, 30:44, 3:20] = 1
+    image = sitk.GetImageFromArray(np.arange(labels.size, dtype=np.float32).reshape(labels.shape))
+    cropping = replace(plan, crop_margin_mm=4.0, spacing=(1.0, 1.0, 1.0))
+    write_training_case(image, sitk.GetImageFromArray(labels), cropping, tmp_path / "a.npz", case_id="a")
+    stored = PreparedCase("a", tmp_path / "a.npz").load()
+    region = np.zeros(labels.shape, bool)
+    region[36:54, 26:48, 0:24] = True
+    wanted = [np.flatnonzero(region.any(axis=axes))[[0, -1]] for axes in ((1, 2), (0, 2), (0, 1))]
+    first = [int(low[0] - inner[0]) for low, inner in zip(wanted, stored["inner"], strict=True)]
+    last = [start + size for start, size in zip(first, stored["labels"].shape, strict=True)]
+    np.testing.assert_array_equal(stored["inner"][:, 1] - stored["inner"][:, 0], [18, 22, 24])
+    assert stored["labels"].size < labels.size / 2
+    windows, _ = choose_windows(labels.shape, plan.patch, 0.5, region)
+    reaching = 0
+    for window in windows:
+        middle = [(part.start + part.stop - 1) / 2 for part in window]
+        beyond = [max(low - m, m - high, 0) / n for m, (low, high), n in zip(middle, wanted, plan.patch, strict=True)]
+        inside = all(a <= part.start and part.stop <= b for a, part, b in zip(first, window, last, strict=True))
+        assert inside or max(beyond) > 0.25
+        reaching += any(
+            part.start < low or part.stop > high + 1 for part, (low, high) in zip(window, wanted, strict=True)
+        )
+    assert reaching > len(windows) / 2
