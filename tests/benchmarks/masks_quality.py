@@ -2,6 +2,7 @@
 
     export HYBRID_BENCHMARKS=...
     python tests/benchmarks/masks_quality.py hippocampus --out run/hippocampus --minutes 15  # three seeds
+    python tests/benchmarks/masks_quality.py hippocampus_monai --out run/monai --minutes 15  # peer, same cases and time
     python tests/benchmarks/masks_quality.py overfit --out run/overfit  # 20 cases, far too long
     python tests/benchmarks/masks_quality.py malformation --out run/vm  # 53 simulated T2 MRI
     python tests/benchmarks/masks_quality.py renal --out run/renal --minutes 150  # simulated CT, real anatomy
