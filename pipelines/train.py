@@ -315,6 +315,12 @@ def prepare_case(case: Case, seed: int, *, plan: Mapping[str, Any], folder: Path
     return [{"path": str(path), **row}]
 
 
+def _is_prepared(path: Path) -> bool:
+    from hybrid.deep.segmentation.preprocessing import voxel_files
+
+    return all(file.is_file() for file in (path, *voxel_files(path)))
+
+
 def prepare_cases(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
     """Store all cases as training reads them; ``run`` is :func:`run_cases` with its settings filled in."""
     from hybrid.deep.segmentation.training import PreparedCase
@@ -323,10 +329,14 @@ def prepare_cases(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, An
     folder = out / PREPARED / digest(content)[:12]
     function = functools.partial(prepare_case, plan=content, folder=folder)
     results = run(
-        function, cases, stage="prepare", settings={"plan": content}, valid=lambda rows: Path(rows[0]["path"]).is_file()
+        function,
+        cases,
+        stage="prepare",
+        settings={"plan": content},
+        valid=lambda rows: _is_prepared(Path(rows[0]["path"])),
     )
     rows = all_read(results, cases)
-    return {name: PreparedCase(name, Path(row[0]["path"]), digest(row[0])) for name, row in rows.items()}
+    return {name: PreparedCase(name, Path(row[0]["path"]), row[0]["content"]) for name, row in rows.items()}
 
 
 def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:

@@ -74,6 +74,8 @@ def cut_patch(
     centre: Sequence[float] | np.ndarray,
     patch: Sequence[int],
     matrix: np.ndarray,
+    *,
+    fill: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut a rotated and scaled patch out of a volume.
 
@@ -89,11 +91,13 @@ def cut_patch(
         Size of the result.
     matrix : ndarray, shape (3, 3)
         From an offset in the patch to an offset in the volume.
+    fill : float, optional
+        Of the image outside the volume; by default the volume's smallest value.
 
     Returns
     -------
     image : Tensor, shape (1, z, y, x)
-        Linear interpolation; the volume's smallest value outside it.
+        Linear interpolation.
     labels : Tensor of int64, shape (1 or channels, z, y, x)
         Nearest neighbour; 0 outside.
     """
@@ -101,7 +105,8 @@ def cut_patch(
     reach = np.abs(matrix) @ half
     lower = np.floor(np.asarray(centre) - reach).astype(int)
     upper = np.ceil(np.asarray(centre) + reach).astype(int) + 1
-    values = torch.from_numpy(_padded(image, lower, upper, float(image.min())).astype(np.float32))[None, None]
+    outside = float(image.min()) if fill is None else fill
+    values = torch.from_numpy(_padded(image, lower, upper, outside).astype(np.float32))[None, None]
     channels = labels if labels.ndim == 4 else labels[None]
     region = torch.from_numpy(np.stack([_padded(part, lower, upper, 0) for part in channels]).astype(np.float32))[None]
     if np.array_equal(matrix, np.eye(3)) and tuple(values.shape[2:]) == tuple(patch):
@@ -144,6 +149,7 @@ def random_patch(
     *,
     augment: bool = True,
     calm: bool = False,
+    fill: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One training patch; the same seed gives the same patch, in any process.
 
@@ -161,6 +167,8 @@ def random_patch(
         Change space and intensities; otherwise only cut.
     calm : bool
         Of the changes, only mirror: the voxels stay as they were measured.
+    fill : float, optional
+        See :func:`cut_patch`.
 
     Returns
     -------
@@ -170,7 +178,7 @@ def random_patch(
     rng = np.random.default_rng(seed)
     centre = _centre(image.shape, places, plan, rng)
     matrix = random_matrix(plan.spacing, rng) if augment and not calm else np.eye(3)
-    values, region = cut_patch(image, labels, centre, plan.patch, matrix)
+    values, region = cut_patch(image, labels, centre, plan.patch, matrix, fill=fill)
     if not augment:
         return values, region
     axes = [axis + 1 for axis in plan.mirror_axes if rng.random() < 0.5]
@@ -179,7 +187,9 @@ def random_patch(
         return values, region
     changes = intensity_changes()
     changes.set_random_state(int(rng.integers(2**31)))
-    return torch.as_tensor(changes(values), dtype=torch.float32).as_subclass(torch.Tensor), region
+    mean, sd = plan.foreground  # the changes are made for standardised images
+    changed = torch.as_tensor(changes((values - mean) / sd), dtype=torch.float32).as_subclass(torch.Tensor)
+    return changed * sd + mean, region
 
 
 def _centre(

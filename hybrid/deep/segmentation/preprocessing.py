@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +15,7 @@ from hybrid.errors import InputError
 from hybrid.images import Orientation, orientation_of, to_array
 from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
+from hybrid.provenance import digest, file_digest
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
 from .losses import lesion_weights
@@ -162,14 +163,14 @@ def write_training_case(
         With ``crop_margin_mm`` the region of interest is the foreground's bounding box and that margin; what is stored
         is this region and what windows of inference see around it (:data:`CONTEXT`).
     path : Path
-        The ``.npz`` file to write.
+        The ``.npz`` file to write; the voxels lie beside it (:func:`voxel_files`).
     case_id : str
         Named in errors.
 
     Returns
     -------
     dict
-        ``shape_z, shape_y, shape_x`` and the voxels of each label.
+        ``shape_z, shape_y, shape_x``, the voxels of each label, and ``content``, a digest of image and labels.
     """
     scan = open_scan(image, bias_correction=plan.bias_correction, case_id=case_id)
     labels = network_labels(mask, scan, plan, case_id=case_id)
@@ -188,14 +189,34 @@ def write_training_case(
         is_lesion = number in lesions
         places = _lesion_places(lesions[number], rng) if is_lesion else _places(labels == number, rng)
         stored[f"places_{number}"] = places
-    if lesions:
-        stored["weights"] = lesion_weights(list(lesions.values()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part.npz")
-    np.savez(partial, image=values.astype(np.float16), labels=labels, **stored)
-    partial.replace(path)
+    drawn = np.stack([labels, lesion_weights(list(lesions.values()))]) if lesions else labels[None]
+    image_half = values.astype(np.float16)
+    files = voxel_files(path)
+    _replace(files[0], lambda part: np.save(part, image_half))
+    _replace(files[1], lambda part: np.save(part, drawn))
+    _replace(path, lambda part: np.savez(part, minimum=image_half.min(), **stored))
     counts = {f"voxels_{name}": int((labels == i).sum()) for i, name in enumerate(plan.label_names, 1)}
-    return {"shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts}
+    return {
+        "shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts,
+        "content": digest([file_digest(file) for file in files]),
+    }  # fmt: skip
+
+
+def voxel_files(path: Path) -> tuple[Path, Path]:
+    """Image (float16, z y x) and labels with weights (uint8, channel z y x) of a prepared case.
+
+    They are files of their own, because training maps them into memory: of a large scan it reads a patch only, and
+    several processes share what the operating system keeps.
+    """
+    return path.with_suffix(".image.npy"), path.with_suffix(".labels.npy")
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under another name and move it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"part-{path.name}")
+    write(partial)
+    partial.replace(path)
 
 
 def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:

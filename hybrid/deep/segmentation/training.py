@@ -40,6 +40,7 @@ from .inference import choose_windows, predict_array
 from .losses import SegmentationLoss
 from .networks import TRANSFER_SEGMENTERS, build_segmenter, outputs
 from .planning import SegmentationPlan
+from .preprocessing import voxel_files
 from .transfer import Transfer, annotated_only
 
 logger = logging.getLogger(__name__)
@@ -150,23 +151,34 @@ class PreparedCase:
     """Digest of the image and mask that it was made from."""
 
     def load(self) -> Mapping[str, np.ndarray]:
-        """Arrays ``image, labels, places_1, ...``; ``weights`` where the plan names lesions, ``inner`` where it crops.
+        """Arrays of the case; those of voxels are mapped, not read.
+
+        Returns
+        -------
+        mapping of str to ndarray
+            ``image``; ``drawn`` (channel, z, y, x), whose channels are ``labels`` and, where the plan names lesions,
+            ``weights``; ``minimum`` of the image, ``places_1, ...``, and ``inner`` where the plan crops.
 
         Raises
         ------
         InputError
-            When the file is damaged.
+            When a file is damaged.
         """
+        path = self.path
         try:
-            with np.load(self.path) as stored:
-                return {name: stored[name] for name in stored.files}
+            with np.load(path) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            for name, file in zip(("image", "drawn"), voxel_files(self.path), strict=True):
+                path = file
+                arrays[name] = np.load(file, mmap_mode="r")
         except Exception as error:
             raise InputError(
                 f"The prepared case cannot be read: {error}.",
                 advice="Delete the file and run the same command again; training goes on where it stopped.",
                 case_id=self.case_id,
-                path=self.path,
+                path=path,
             ) from error
+        return {**arrays, **dict(zip(("labels", "weights"), arrays["drawn"], strict=False))}
 
 
 @dataclass(frozen=True)
@@ -197,14 +209,13 @@ class TrainedNetwork:
 
 
 class PatchDataset(Dataset):
-    """Patches of one epoch by number; cases stay in memory as far as the operating system keeps their files."""
+    """Patches of one epoch by number; voxels stay in memory as far as the operating system keeps their files."""
 
     def __init__(
         self, cases: Sequence[PreparedCase], plan: SegmentationPlan, settings: TrainingSettings, count: int
     ) -> None:
         self.cases, self.plan, self.settings, self.count = list(cases), plan, settings, count
         self.epoch, self.calm = 0, False
-        self._loaded: dict[int, Mapping[str, np.ndarray]] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -213,24 +224,12 @@ class PatchDataset(Dataset):
         number = self.epoch * self.count + index
         turn, position = divmod(number, len(self.cases))
         order = np.random.default_rng([self.settings.seed, 1, turn]).permutation(len(self.cases))
-        stored = self._case(int(order[position]))
+        stored = self.cases[int(order[position])].load()
         places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
-        seed = [self.settings.seed, self.epoch, index]
-        drawn = np.stack([stored["labels"], stored["weights"]]) if self.plan.lesions else stored["labels"]
-        values, labels = random_patch(
-            stored["image"], drawn, places, self.plan, seed, augment=self.settings.augment, calm=self.calm
-        )
-        mean, sd = self.plan.foreground
-        return (values if (mean, sd) == (0, 1) else values * sd + mean), labels
-
-    def _case(self, number: int) -> Mapping[str, np.ndarray]:
-        """Arrays of a case; the image in standard deviations of the foreground, which augmentation is made for."""
-        if number not in self._loaded:
-            stored, (mean, sd) = dict(self.cases[number].load()), self.plan.foreground
-            if (mean, sd) != (0, 1):
-                stored["image"] = ((stored["image"].astype(np.float32) - mean) / sd).astype(np.float16)
-            self._loaded[number] = stored
-        return self._loaded[number]
+        return random_patch(
+            stored["image"], stored["drawn"], places, self.plan, [self.settings.seed, self.epoch, index],
+            augment=self.settings.augment, calm=self.calm, fill=float(stored["minimum"]),
+        )  # fmt: skip
 
 
 def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks: int = 1) -> None:

@@ -4,12 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 
 from hybrid.deep.segmentation import training
 from hybrid.deep.segmentation.augmentation import cut_patch, random_matrix, random_patch
 from hybrid.deep.segmentation.inference import choose_windows
-from hybrid.deep.segmentation.preprocessing import write_training_case
+from hybrid.deep.segmentation.preprocessing import voxel_files, write_training_case
 from hybrid.deep.segmentation.training import CHECKPOINT, PreparedCase, TrainingSettings, train_network
 from hybrid.errors import InputError
 
@@ -145,16 +146,51 @@ def test_too_little_memory_is_said_before_the_start(plan, cases, tmp_path, monke
         train_network(plan, cases, [], tmp_path / "run", FAST)
 
 
-def test_damaged_file_in_the_middle_of_an_epoch_names_the_case_and_training_goes_on_after_repair(plan, cases, tmp_path):
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_damaged_file_in_the_middle_of_an_epoch_names_the_case_and_training_goes_on_after_repair(
+    plan, cases, tmp_path, which
+):
     train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False, stop_after=1)
-    good = cases[2].path.read_bytes()
-    cases[2].path.write_bytes(good[: len(good) // 2])
+    damaged = (cases[2].path, *voxel_files(cases[2].path))[which]
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[: len(good) // 2])
     with pytest.raises(InputError, match="cannot be read") as caught:
         train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False)
     assert caught.value.case_id == "c2"
-    cases[2].path.write_bytes(good)
+    assert caught.value.path == str(damaged)
+    damaged.write_bytes(good)
     trained = train_network(plan, cases[:4], cases[4:], tmp_path / "run", FAST, progress=False)
     assert len(trained.curves) == 4
+
+
+def test_a_patch_of_a_mapped_scan_is_that_of_a_read_one(plan, cases):
+    stored = cases[0].load()
+    assert isinstance(stored["image"], np.memmap)
+    assert isinstance(stored["drawn"], np.memmap)
+    whole = {**stored, "image": np.array(stored["image"]), "drawn": np.array(stored["drawn"])}
+    places = [stored["places_1"], stored["places_2"]]
+    for seed in range(5):
+        patches = [
+            random_patch(arrays["image"], arrays["drawn"], places, plan, [seed], fill=fill)
+            for arrays, fill in ((stored, float(stored["minimum"])), (whole, None))
+        ]
+        assert torch.equal(patches[0][0], patches[1][0])
+        assert torch.equal(patches[0][1], patches[1][1])
+
+
+def test_content_of_a_prepared_case_follows_image_and_labels(plan, tmp_path):
+    image, mask = blob_case(0)
+    brighter = image + 1.0
+    other = sitk.GetImageFromArray(np.where(sitk.GetArrayFromImage(mask) == 2, 1, sitk.GetArrayFromImage(mask)))
+    other.CopyInformation(mask)
+    pairs = {"a": (image, mask), "b": (image, mask), "c": (brighter, mask), "d": (image, other)}
+    ct = replace(plan, modality="ct")
+    content = {
+        name: write_training_case(*pair, ct, tmp_path / f"{name}.npz", case_id=name)["content"]
+        for name, pair in pairs.items()
+    }
+    assert content["a"] == content["b"]
+    assert len(set(content.values())) == 3
 
 
 def test_settings_refuse_nonsense():
