@@ -133,7 +133,8 @@ def _mask_problems(mask: sitk.Image, roi_label: int | None) -> Iterator[tuple[st
         return
     if roi_label is not None and roi_label not in labels:
         found = ", ".join(map(str, labels))
-        yield ERROR, f"Label {roi_label} is not in the mask; found {found}.", "Correct the roi_label column."
+        advice = "Draw the region, or correct the roi_label column."
+        yield ERROR, f"Label {roi_label} is not in the mask; found {found}.", advice
         return
     values = to_array(mask)
     for label in [roi_label] if roi_label is not None else labels:

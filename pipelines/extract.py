@@ -221,7 +221,7 @@ def _rows_per_label(case: Case, name: str, measure: Any) -> Rows:
     if case.roi_label is not None and case.roi_label not in present:
         raise InputError(
             f"Label {case.roi_label} is not in the mask; found {', '.join(map(str, present))}.",
-            advice="Correct the roi_label column.",
+            advice="Draw the region, or correct the roi_label column.",
             case_id=case.case_id,
             path=path,
         )
