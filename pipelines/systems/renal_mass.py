@@ -183,6 +183,7 @@ def train_cascade(
     mass_spacing_mm: float | None = None,
     seed: int = 0,
     plan: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
     resume: bool = True,
     n_jobs: int = 1,
     backend: str = "loky",
@@ -201,8 +202,8 @@ def train_cascade(
         Class of each lesion, see :func:`run_renal_mass`. With one class only there is no third stage.
     network, minutes, epochs, members, kidney_spacing_mm, mass_spacing_mm, seed, resume, n_jobs, backend, progress
         As in :func:`run_renal_mass`.
-    plan : mapping, optional
-        Overrides of both stages' plans.
+    plan, settings : mapping, optional
+        Overrides of the plans and training settings of both segmentation stages.
 
     Returns
     -------
@@ -219,7 +220,8 @@ def train_cascade(
     part = _minutes(minutes)
     wanted = {"modality": "ct", **(plan or {})}
     small = _small_network(network, wanted)
-    shared["settings"], common = small.get("settings"), {**small.get("plan", {}), **wanted}
+    shared["settings"] = {**small.get("settings", {}), **(settings or {})}
+    common = {**small.get("plan", {}), **wanted}
     logger.info("Stage 1: kidneys at %g mm", kidney_spacing_mm)
     train_segmenter(
         cohort, folder / "kidney", minutes=part["kidney"],
