@@ -7,6 +7,7 @@ each mass. Rules between the stages are in mm and mm^3 and are part of the model
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,7 @@ from hybrid.provenance import digest
 from .geometry import Box
 from .inference import Segmentation
 from .lesion_classes import LesionClassifier, load_lesion_classifier
-from .preprocessing import Scan, open_scan
+from .preprocessing import SPECK_VOXELS, Scan, open_scan
 from .segmenter import SegmentedCase, Segmenter, confidence, load_segmenter, read_card, write_card
 
 FORMAT: Final = "hybrid-renal-cascade-1"
@@ -50,7 +51,7 @@ class CascadeRules:
     min_kidney_mm3 : float
         Smaller regions of stage 1 are dropped.
     min_mass_mm3 : float
-        Smaller masses are dropped.
+        Smaller masses are dropped, and those of fewer than four voxels of stage 2.
     max_distance_mm : float
         Masses farther than this from a kidney are dropped.
     """
@@ -96,6 +97,11 @@ class RenalCascade:
     def labels(self) -> dict[int, str]:
         """Labels of the mask."""
         return {KIDNEY: "kidney", MASS: "mass"}
+
+    @property
+    def smallest_mass_mm3(self) -> float:
+        """Smaller masses are dropped: by the rules, and because stage 2 is not taught to find specks of few voxels."""
+        return max(self.rules.min_mass_mm3, SPECK_VOXELS * math.prod(self.mass.plan.spacing))
 
     @property
     def patients(self) -> frozenset[str]:
@@ -162,7 +168,7 @@ class RenalCascade:
         inside, numbers = labels[box], np.zeros(labels.shape, np.int32)
         kept = keep_kidneys(inside > 0, scan.spacing, self.rules)
         near = widened(kept & (inside == KIDNEY), self.rules.max_distance_mm, scan.spacing)
-        found, count = label_lesions(inside == MASS, scan.spacing, min_volume_mm3=self.rules.min_mass_mm3)
+        found, count = label_lesions(inside == MASS, scan.spacing, min_volume_mm3=self.smallest_mass_mm3)
         close = np.unique(found[near & (found > 0)])
         alone = not (inside == KIDNEY).any()
         wanted = [number for number in range(1, count + 1) if alone or number in close]

@@ -85,6 +85,17 @@ def test_cascade_finds_the_kidneys_and_only_the_mass_at_a_kidney(cascade):
     assert not (labels[:12, :14, 30:40] > 0).any()
 
 
+@pytest.mark.parametrize(("voxels", "masses"), [(3, 1), (5, 2)])
+def test_specks_of_few_voxels_of_stage_two_are_kidney(cascade, voxels, masses):
+    values = to_array(abdomen()).copy()
+    values[24, 20, 50 : 50 + voxels] = 200
+    cascade = replace(cascade, rules=replace(cascade.rules, min_mass_mm3=10.0))
+    assert cascade.smallest_mass_mm3 == 4 * 8
+    found = cascade.segment(from_array(values, abdomen()))
+    assert len(found.lesions) == masses
+    assert (to_array(found.mask)[24, 20, 50 : 50 + voxels] == masses).all()
+
+
 @pytest.mark.parametrize("direction", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (0, 0, 1, 1, 0, 0, 0, -1, 0)])
 def test_result_does_not_depend_on_how_the_axes_lie(cascade, direction):
     image = abdomen()
