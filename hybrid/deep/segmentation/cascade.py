@@ -191,7 +191,7 @@ class RenalCascade:
             return self._named(table, np.zeros((0, len(self.classes)))), pd.DataFrame()
         ordered, _ = label_lesions(original > 0, image.GetSpacing()[::-1])
         canonical = scan.orientation.apply(ordered)
-        scores = [confidence(canonical == number, fine) for number in table["lesion_id"]]
+        scores = [confidence(canonical == number, fine, MASS) for number in table["lesion_id"]]
         table = table.assign(confidence=[s[0] for s in scores], mean_probability=[s[1] for s in scores])
         numbers[:] = canonical
         if self.classifier is None:

@@ -59,7 +59,7 @@ class Segmentation:
     coarse : ndarray of uint8, shape (z, y, x)
         The same on the plan's grid, whole scan.
     probability : ndarray of float16, shape (z, y, x)
-        Probability of not being background, on the plan's grid inside ``box``.
+        Probability of the label in ``coarse``, on the plan's grid inside ``box``.
     box : tuple of slice
         Where the network looked, on the plan's grid.
     windows : WindowCount
@@ -125,7 +125,7 @@ def segment_scan(
             slab.probabilities[0][~inside] = 1.0
             slab.probabilities[1:, ~inside] = 0.0
         coarse[z, box[1], box[2]] = slab.probabilities.argmax(0)
-        probability[z.start - box[0].start : z.stop - box[0].start] = 1 - slab.probabilities[0]
+        probability[z.start - box[0].start : z.stop - box[0].start] = slab.probabilities.max(0)
         if exporter is not None:
             exporter.add(slab.probabilities, z.start, box[1], box[2])
     return Segmentation(_exported(exporter), coarse, probability, box, count)

@@ -173,8 +173,8 @@ class Segmenter:
         found = self.run(scan)
         values = np.array([0, *self.plan.labels], np.uint8)[found.labels]
         tables = [
-            regions_of(values == value, image, scan, found).assign(label=value, label_name=name)
-            for value, name in self.labels.items()
+            regions_of(found.labels == channel, image, scan, found, channel).assign(label=value, label_name=name)
+            for channel, (value, name) in enumerate(self.labels.items(), start=1)
         ]
         details = {
             "windows": found.windows.total, "windows_run": found.windows.run, "seconds": time.monotonic() - begin,
@@ -184,7 +184,13 @@ class Segmenter:
 
 
 def regions_of(
-    region: np.ndarray, image: sitk.Image, scan: Scan, found: Segmentation, *, min_volume_mm3: float = 0.0
+    region: np.ndarray,
+    image: sitk.Image,
+    scan: Scan,
+    found: Segmentation,
+    channel: int,
+    *,
+    min_volume_mm3: float = 0.0,
 ) -> pd.DataFrame:
     """Table of the connected regions (see :func:`hybrid.lesions.lesion_table`) with the network's confidence.
 
@@ -195,7 +201,9 @@ def regions_of(
     image : SimpleITK.Image
         The source.
     scan, found
-        The scan and its segmentation; the confidence is the largest probability of foreground in the region.
+        The scan and its segmentation.
+    channel : int
+        Number of the label, whose largest probability in the region is the confidence.
     min_volume_mm3 : float
         Smaller regions are left out.
     """
@@ -203,19 +211,22 @@ def regions_of(
     table = lesion_table(original, image, min_volume_mm3=min_volume_mm3)
     numbers, _ = label_lesions(original, image.GetSpacing()[::-1], min_volume_mm3=min_volume_mm3)
     canonical = scan.orientation.apply(numbers)
-    scores = [confidence(canonical == number, found) for number in table["lesion_id"]]
+    scores = [confidence(canonical == number, found, channel) for number in table["lesion_id"]]
     return table.assign(
         confidence=[score[0] for score in scores], mean_probability=[score[1] for score in scores]
     )  # fmt: skip
 
 
-def confidence(region: np.ndarray, found: Segmentation) -> tuple[float, float]:
-    """Largest and mean probability of foreground in a region of the source's grid, read on the plan's grid."""
+def confidence(region: np.ndarray, found: Segmentation, channel: int) -> tuple[float, float]:
+    """Largest and mean probability of a label in a region of the source's grid, read on the plan's grid.
+
+    Voxels of the plan's grid count that have this label; a small region that holds none of them gets 0, the last rank.
+    """
     places = np.argwhere(region)
     size, coarse = np.array(region.shape), np.array(found.coarse.shape)
-    index = np.minimum(((places + 0.5) * coarse / size).astype(int), coarse - 1) - [part.start for part in found.box]
-    inside = ((index >= 0) & (index < found.probability.shape)).all(axis=1)
-    values = found.probability[tuple(index[inside].T)].astype(float)
+    index = np.minimum(((places + 0.5) * coarse / size).astype(int), coarse - 1)
+    index = index[found.coarse[tuple(index.T)] == channel] - [part.start for part in found.box]
+    values = found.probability[tuple(index.T)].astype(float)
     return (float(values.max()), float(values.mean())) if values.size else (0.0, 0.0)
 
 

@@ -85,6 +85,18 @@ def test_cascade_finds_the_kidneys_and_only_the_mass_at_a_kidney(cascade):
     assert not (labels[:12, :14, 30:40] > 0).any()
 
 
+def test_confidence_is_the_probability_of_a_mass_not_of_an_organ(cascade):
+    def unsure(patches):
+        """Sure of every kidney, and 60 % sure of the mass in it."""
+        sure = Threshold(60, 150)(patches)
+        return np.stack([sure[:, 0], sure[:, 1] + 0.4 * sure[:, 2], 0.6 * sure[:, 2]], axis=1)
+
+    doubtful = replace(cascade, mass=stage(cascade.mass.plan, unsure))
+    found = doubtful.segment(abdomen())
+    assert found.lesions["confidence"].item() == pytest.approx(0.6, abs=1e-3)
+    assert found.lesions["mean_probability"].item() == pytest.approx(0.6, abs=1e-3)
+
+
 @pytest.mark.parametrize(("voxels", "masses"), [(3, 1), (5, 2)])
 def test_specks_of_few_voxels_of_stage_two_are_kidney(cascade, voxels, masses):
     values = to_array(abdomen()).copy()
