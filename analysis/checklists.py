@@ -19,12 +19,12 @@ from typing import Any, Final
 import pandas as pd
 
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 
 from . import checklist_data, checklist_models
 from .checklist_data import documents
 from .checklist_facts import Facts, Key
 from .exports import Section, write_docx
-from .figures import write_table
 from .views import Cell, Row, View
 from .wording import joined, number
 
@@ -308,7 +308,7 @@ def write_checklists(
     """
     folder = Path(folder)
     filled = {name: fill_checklist(name, record, tables, conditions=conditions) for name in names}
-    files = {name: write_table(table, folder / f"checklist_{name}.csv") for name, table in filled.items()}
+    files = {name: write_csv(table, folder / f"checklist_{name}.csv") for name, table in filled.items()}
     if is_word:
         sections = [checklist_section(table) for table in filled.values()]
         files["docx"] = write_docx(folder / "checklists.docx", "Reporting checklists", sections)

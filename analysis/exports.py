@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from hybrid.errors import InputError, MissingDependencyError, unknown_name
+from hybrid.files import write_bytes, write_text
 
-from .figures import Picture, write_bytes
+from .figures import Picture
 from .views import Cell, Row, View
 
 COLUMN_MM: Final = 84.0
@@ -160,7 +161,7 @@ def _write_all_latex(folder: Path, title: str, sections: Sequence[Section], tabl
     for name, view in zip(names, views, strict=True):
         write_latex(folder / "latex" / f"{name}.tex", view)
     lines = [f"% {_one_line(title)}", _LATEX_PACKAGES, *(f"\\input{{{name}}}" for name in names)]
-    return write_bytes(("\n".join(lines) + "\n").encode(), folder / "latex" / "tables.tex")
+    return write_text("\n".join(lines) + "\n", folder / "latex" / "tables.tex")
 
 
 _WRITERS: Final[dict[str, Callable[[Path, str, Sequence[Section], Mapping[str, pd.DataFrame]], Path]]] = {
@@ -621,7 +622,7 @@ def write_latex(path: str | Path, view: View) -> Path:
     InputError
         When the path is a folder.
     """
-    return write_bytes(latex_table(view).encode(), _file(path, "table.tex"))
+    return write_text(latex_table(view), _file(path, "table.tex"))
 
 
 def latex_table(view: View) -> str:
@@ -710,7 +711,7 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[Section], *,
         for picture in section.pictures:
             alt = _marked(picture.alt)
             blocks += [f"![{alt}]({figures}/{picture.name}.png)", _marked(picture.caption or picture.alt)]
-    return write_bytes(("\n\n".join(blocks) + "\n").encode(), _file(path, "report.md"))
+    return write_text("\n\n".join(blocks) + "\n", _file(path, "report.md"))
 
 
 def markdown_table(view: View) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from hybrid.files import write_bytes, write_csv
 
 from .plots import COLUMN_WIDTH
 
@@ -89,20 +89,6 @@ def _rendered(figure: Figure, kind: str, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def write_bytes(content: bytes, path: Path) -> Path:
-    """Write a file under a temporary name, then move it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
-
-
-def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table as CSV with every digit."""
-    return write_bytes(table.to_csv(index=False, lineterminator="\n").encode(), path)
-
-
 def write_tables(tables: Mapping[str, pd.DataFrame], report: Path, *, optional: Sequence[str] = ()) -> None:
     """Write the tables behind a report into the folder ``tables`` beside it, one file for each name.
 
@@ -111,4 +97,4 @@ def write_tables(tables: Mapping[str, pd.DataFrame], report: Path, *, optional: 
     for name in set(optional) - set(tables):
         (report.parent / "tables" / f"{name}.csv").unlink(missing_ok=True)
     for name, table in tables.items():
-        write_table(table, report.parent / "tables" / f"{name}.csv")
+        write_csv(table, report.parent / "tables" / f"{name}.csv")

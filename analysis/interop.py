@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_text
 from hybrid.tables import MASK_COLUMNS
 
 from .overlap import check_masks, structure_rows
@@ -200,7 +201,7 @@ def write_nnunet_summary(
     foreground = [mean[label] for label in names if label != "0"]
     overall = {name: float(np.mean([values[name] for values in foreground])) for name in NNUNET_ORDER}
     content = {"foreground_mean": overall, "mean": mean, "metric_per_case": entries}
-    Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    write_text(json.dumps(content, indent=4), path)
 
 
 def _write_metrics(rows: pd.DataFrame, structure: str, case: str) -> dict[str, float]:
@@ -315,7 +316,7 @@ def write_kits_csv(table: pd.DataFrame, path: str | Path) -> None:
         if any(mark in name for mark in ',"\n'):
             raise InputError("KiTS' file cannot hold this case id.", advice="Remove commas and quotes.", case_id=name)
         lines.append(",".join([name, *(repr(float(number)) for number in numbers)]))
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text("\n".join(lines) + "\n", path)
 
 
 def _kits_score(values: Mapping[tuple[str, str, str], float], case: str, structure: str, metric: str) -> float:

@@ -10,9 +10,10 @@ from typing import Any, Final
 import pandas as pd
 
 from hybrid.errors import InputError
+from hybrid.files import write_text
 from hybrid.tables import require_columns
 
-from .figures import Picture, write_bytes
+from .figures import Picture
 from .pages import render
 from .views import Cell, Row, View, failures_view
 from .wording import number, settings_text, versions_text
@@ -90,7 +91,7 @@ class LesionMapReport:
             failures=failures_view(self.failures, "Not explained"), methods=self._methods(), versions=versions,
             settings=settings_text(self.record),
         )  # fmt: skip
-        return write_bytes(text.encode(), Path(path))
+        return write_text(text, Path(path))
 
     def summary(self) -> pd.DataFrame:
         """By what is explained: lesions, patients, median share of the map on the lesion and of lesion in the crop."""

@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_text
 
 from . import mask_plots as plots
 from .conventions import CONVENTIONS
 from .detection import SIZE_EDGES_MM, classification_by_size, detection_table, froc, recall_by_diameter
 from .exports import Section
-from .figures import Album, Picture, write_bytes, write_tables
+from .figures import Album, Picture, write_tables
 from .multiclass_part import multiclass_table, multiclass_view
 from .overlap import SPLITS, bland_altman, check_masks, gap_by_training_size, generalisation_gap, structure_rows
 from .overlap import summarise_overlap as summarise
@@ -199,7 +200,7 @@ class MaskReport:
         tables = self.tables()
         write_tables(tables, path)
         pictures = self._pictures(path.parent / "figures", slices)
-        return write_bytes(self._render(tables, pictures).encode(), path)
+        return write_text(self._render(tables, pictures), path)
 
     def sections(
         self, figures: Path, tables: Mapping[str, pd.DataFrame], *, slices: Sequence[Mapping[str, Any]] = ()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from hybrid.errors import InputError
+from hybrid.files import write_text
 from hybrid.tables import FAILURE_COLUMNS, PROBLEM_COLUMNS, SELECTED, check_predictions
 
 from . import plots
@@ -21,7 +22,7 @@ from .describe import SPLIT, describe_by_split, describe_cohort, describe_featur
 from .detail_part import detail_tables
 from .explanation_part import explanation_figures, explanation_tables
 from .exports import Section
-from .figures import Album, Picture, write_bytes, write_tables
+from .figures import Album, Picture, write_tables
 from .methods import methods_sections
 from .metrics import confusion, evaluate_models
 from .pages import render
@@ -207,7 +208,7 @@ class Report:
         tables = self.tables()
         write_tables(tables, path)
         pictures = self._pictures(path.parent / "figures", tables)
-        return write_bytes(self._render(tables, pictures).encode(), path)
+        return write_text(self._render(tables, pictures), path)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table behind the report, unrounded, by the name of its file; computed once."""

@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hybrid.errors import InputError
+from hybrid.files import write_text
 from hybrid.tables import require_columns
 
-from .figures import Album, Picture, write_bytes, write_tables
+from .figures import Album, Picture, write_tables
 from .multiclass_part import multiclass_table, multiclass_view
 from .pages import render
 from .per_class import (
@@ -206,7 +207,7 @@ class SequenceReport:
             versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
-        return write_bytes(page.encode(), path)
+        return write_text(page, path)
 
     # Sentences
 

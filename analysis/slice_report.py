@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from hybrid.errors import InputError
+from hybrid.files import write_text
 
 from . import slices as own
-from .figures import Album, Picture, write_bytes, write_tables
+from .figures import Album, Picture, write_tables
 from .pages import render
 from .slices import FINDING, NO_FINDING, PUBLISHED_SOURCE, TOP_SLICES, figure
 from .views import Cell, Row, View, failures_view
@@ -203,7 +204,7 @@ class SliceReport:
             versions=versions_text(self.record.get("versions")),
             files=sorted(self.tables),
         )  # fmt: skip
-        return write_bytes(page.encode(), path)
+        return write_text(page, path)
 
     # Sentences
 

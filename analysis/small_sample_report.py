@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from .figures import Album, Picture, write_bytes, write_tables
+from hybrid.files import write_text
+
+from .figures import Album, Picture, write_tables
 from .pages import render
 from .resampling_part import resampled_view
 from .small_sample import (
@@ -125,7 +127,7 @@ class SmallSampleReport:
             versions=versions_text(self.record.get("versions")),
             files=sorted(self.tables()), source_names=SOURCE_NAMES, sources=self.sources,
         )  # fmt: skip
-        return write_bytes(page.encode(), path)
+        return write_text(page, path)
 
     def _estimates_view(self, source: str) -> View:
         own = self.estimates[self.estimates["source"] == source]

@@ -11,7 +11,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from .figures import Album, Picture, write_bytes, write_tables
+from hybrid.files import write_text
+
+from .figures import Album, Picture, write_tables
 from .pages import render
 from .survival_calibration import calibrate_survival, calibration_groups, compare_survival_validation
 from .survival_curves import kaplan_meier, median_survival
@@ -242,7 +244,7 @@ class SurvivalReport:
             versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
-        return write_bytes(page.encode(), path)
+        return write_text(page, path)
 
     def _curve_sets(self) -> list[str]:
         return list(dict.fromkeys(self.groups["feature_set"]))

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import pandas as pd
 
+from hybrid.files import write_text
+
 from . import transfer as study
-from .figures import Album, Picture, write_bytes, write_tables
+from .figures import Album, Picture, write_tables
 from .pages import render
 from .published import published_table, published_view
 from .transfer import (
@@ -142,7 +144,7 @@ class TransferReport:
             versions=versions_text(self.record.get("versions")),
             files=sorted(tables),
         )  # fmt: skip
-        return write_bytes(page.encode(), path)
+        return write_text(page, path)
 
     def sentence(self) -> str:
         """First sentence of the report."""

@@ -20,6 +20,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import GeometryError, InputError
+from .files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -212,12 +213,9 @@ def write_image(image: sitk.Image, path: str | Path) -> Path:
     Path
         Where the file is.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{path.name}")
-    sitk.WriteImage(image, str(partial), useCompression=True)
-    partial.replace(path)
-    return path
+    with replacing(path) as partial:
+        sitk.WriteImage(image, str(partial), useCompression=True)
+    return Path(path)
 
 
 def to_array(image: sitk.Image) -> np.ndarray:

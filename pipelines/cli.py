@@ -121,7 +121,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from .files import write_csv
+    from hybrid.files import write_csv
 
     cohort = Cohort.read(options.cohort)
     problems = cohort.check(progress=True)
@@ -211,8 +211,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from hybrid.files import write_csv
+
     from .evaluate import cross_validate
-    from .files import read_features, write_csv
+    from .files import read_features
 
     predictions = cross_validate(
         read_features(options.features),
@@ -241,8 +243,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from hybrid.analysis import compare_models, evaluate_models
+    from hybrid.files import write_csv
 
-    from .files import read_predictions, write_csv
+    from .files import read_predictions
 
     predictions = read_predictions(options.predictions)
     metrics = evaluate_models(predictions)

@@ -19,10 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_text
 from hybrid.fold_options import check_fold_options
 from hybrid.provenance import digest
-
-from .files import write_text
 
 
 class _Strict(BaseModel):

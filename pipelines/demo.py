@@ -11,10 +11,10 @@ import pandas as pd
 
 from hybrid.cases import Cohort
 from hybrid.errors import unknown_name
+from hybrid.files import write_csv
 
 from .config import StudyConfig, find_study
 from .evaluate_masks import evaluate_masks
-from .files import write_csv
 from .segment import segment_cohort
 from .study import run_study
 

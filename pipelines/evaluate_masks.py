@@ -15,10 +15,11 @@ import pandas as pd
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import align_mask, labels_in, read_image, read_mask, to_array
 from hybrid.tables import MASK_COLUMNS
 
-from .files import read_exact, write_csv
+from .files import read_exact
 from .runner import Rows, run_cases
 from .segment import LESIONS, MASKS
 from .train import SPLITS, split_of

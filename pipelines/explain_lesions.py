@@ -19,9 +19,9 @@ import SimpleITK as sitk
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.provenance import versions
 
-from .files import write_csv
 from .runner import Rows, run_cases
 from .train import one_image, read_pair
 

@@ -13,11 +13,11 @@ import pandas as pd
 
 from hybrid.cases import Case, Cohort, load_pair
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.handcrafted import PRESETS, extract_handcrafted, feature_dictionary, load_settings
 from hybrid.images import labels_in
 from hybrid.tables import FAILURE_COLUMNS
 
-from .files import write_csv
 from .runner import Rows, TaskResults, run_cases, write_failures
 
 logger = logging.getLogger(__name__)

@@ -1,10 +1,8 @@
-"""Tables and text on disk: atomic writing, exact reading."""
+"""JSON on disk, and exact reading of tables."""
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +10,12 @@ from typing import Any
 import pandas as pd
 
 from hybrid.errors import InputError
+from hybrid.files import write_text
 from hybrid.tables import check_features, check_predictions
 
 
-def write_text(text: str, path: str | Path) -> Path:
-    """Write a text file (UTF-8) under a temporary name, then move it into place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    partial.write_text(text, encoding="utf-8", newline="")
-    os.replace(partial, path)
-    return path
-
-
 def write_json(value: Any, path: str | Path) -> Path:
-    """Write JSON atomically; floats keep every digit, NaN stays NaN."""
+    """Write JSON; floats keep every digit, NaN stays NaN."""
     return write_text(json.dumps(value, ensure_ascii=False, allow_nan=True, default=_native), path)
 
 
@@ -34,11 +23,6 @@ def _native(value: Any) -> Any:
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(f"A result row may hold text and numbers only; found {type(value).__name__}.")
-
-
-def write_csv(table: pd.DataFrame, path: str | Path, *, index: bool = False) -> Path:
-    """Write a table as CSV atomically, with every digit (the shortest text that reads back as the same number)."""
-    return write_text(table.to_csv(index=index, lineterminator="\n"), path)
 
 
 def read_exact(path: str | Path, *, text: Sequence[str] = ()) -> pd.DataFrame:

@@ -10,8 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from hybrid.analysis.shortcut_audit import audit_shortcuts
-
-from .files import write_csv
+from hybrid.files import write_csv
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import pandas as pd
 from hybrid.analysis.reliability import concordance, icc, limits_of_agreement, stack_raters
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.images import read_mask, to_array
 from hybrid.tables import DEEP_PREFIX, HANDCRAFTED_PREFIX, REPEAT_SUFFIX
 
 from .extract import extract_features
-from .files import write_csv
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import skops.io
 
 from hybrid.errors import InputError
+from hybrid.files import replacing
 from hybrid.provenance import file_digest
 
 from .files import write_json
@@ -38,10 +39,8 @@ class ModelFiles:
     def write(self, folder: str | Path, content: Any, card: Mapping[str, Any]) -> Path:
         """Write the fitted objects, then the card with their digest; return the folder."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".part-{self.model}"
-        skops.io.dump(content, partial)
-        partial.replace(folder / self.model)
+        with replacing(folder / self.model) as partial:
+            skops.io.dump(content, partial)
         write_json({**card, "sha256": file_digest(folder / self.model)}, folder / self.card)
         return folder
 

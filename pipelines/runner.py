@@ -29,10 +29,11 @@ from tqdm.auto import tqdm
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.provenance import code_version, digest, file_digest, seed_from
 from hybrid.tables import FAILURE_COLUMNS
 
-from .files import write_csv, write_json
+from .files import write_json
 
 logger = logging.getLogger(__name__)
 

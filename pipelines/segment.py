@@ -13,10 +13,10 @@ import pandas as pd
 
 from hybrid.cases import UNNAMED, Case, Cohort
 from hybrid.errors import InputError, LeakageError
+from hybrid.files import write_csv
 from hybrid.images import read_image, write_image
 from hybrid.provenance import file_digest
 
-from .files import write_csv
 from .runner import Rows, run_cases
 
 logger = logging.getLogger(__name__)

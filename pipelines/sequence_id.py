@@ -19,11 +19,11 @@ import pandas as pd
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.provenance import code_version, digest, file_digest, versions
 from hybrid.tables import FAILURE_COLUMNS
 
 from .dicom_series import Series, TagOpinion, find_series, read_stack, tag_opinion, tags_agree
-from .files import write_csv
 from .runner import Rows, Task, run_tasks, write_failures
 
 if TYPE_CHECKING:

@@ -32,11 +32,12 @@ from hybrid.analysis.slices import (
     negative_class,
 )
 from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import align_mask, read_mask, to_array
 from hybrid.provenance import code_version, digest, file_digest, versions
 from hybrid.tables import FAILURE_COLUMNS
 
-from .files import write_csv, write_json
+from .files import write_json
 from .image_tables import TUNING, as_frame, resolved_path, text_column
 from .runner import Rows, Task, run_tasks, write_failures
 from .train_classifier import PREDICTIONS, read_predictions

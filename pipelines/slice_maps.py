@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from hybrid.files import write_csv
 from hybrid.images import to_array, write_image
 from hybrid.provenance import code_version, digest
 
-from .files import write_csv
 from .runner import Rows, Task, run_tasks
 from .slice_ct import count_slices, files_of, loaded_classifier, mask_on, opened_image
 

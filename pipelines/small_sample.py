@@ -17,12 +17,13 @@ from hybrid.analysis.small_sample import VOLUME, estimate_rows
 from hybrid.analysis.small_sample_report import SmallSampleReport
 from hybrid.cases import Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.provenance import versions
 from hybrid.selection import MAX_FEATURES, MIN_ICC
 from hybrid.tables import HANDCRAFTED_PREFIX
 
 from .evaluate import cross_validate, permutation_null, prepare_table
-from .files import write_csv, write_json
+from .files import write_json
 from .mask_features import SOURCES, BothMasks, features_of_both_masks
 from .models import fit_model, validate_model
 from .resample import DeclaredPipeline, bootstrap_632, leave_pair_out, optimism_bootstrap

@@ -20,6 +20,7 @@ from hybrid.analysis import Report, check_design, compare_models, evaluate_model
 from hybrid.analysis.validation import measure_validation
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.fold_options import fold_facts
 from hybrid.handcrafted import PRESETS, describe_preset, load_settings
 from hybrid.provenance import code_version, digest, versions
@@ -29,7 +30,7 @@ from .config import StudyConfig, load_cohort
 from .evaluate import cross_validate, permutation_null
 from .explain_models import explain_models
 from .extract import extract_features, plan_parts
-from .files import read_header, write_csv, write_json
+from .files import read_header, write_json
 from .models import fit_model, load_model, trained_on, validate_model
 from .ready_features import feature_columns_of, meaningful_columns, read_ready_features
 from .resample import DeclaredPipeline, bootstrap_632, optimism_bootstrap

@@ -21,12 +21,12 @@ from hybrid.analysis.survival_curves import log_rank
 from hybrid.analysis.survival_panel import SURVIVAL_COLUMNS, SurvivalPanel, horizon_column
 from hybrid.cases import Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.provenance import digest, versions
 from hybrid.selection import MAX_CORRELATION, MAX_FEATURES
 from hybrid.tables import CLINICAL_PREFIX
 
 from .evaluate import DEFAULT_SETS, FeatureSets, outer_splits
-from .files import write_csv
 from .runner import Rows, Task, TaskResults, run_tasks
 from .survival_fit import BASELINE_SETS, Plan, SurvivalTable, fit_cox, make_plan, model_sets, prepare_survival
 

@@ -11,10 +11,10 @@ import pandas as pd
 
 from hybrid.analysis.survival_report import SurvivalReport
 from hybrid.cases import Cohort
+from hybrid.files import write_csv
 from hybrid.provenance import versions
 
 from .evaluate import FeatureSets
-from .files import write_csv
 from .survival import cross_validate_survival
 from .survival_fit import BASELINE_SETS
 from .survival_models import fit_survival, load_survival

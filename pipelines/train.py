@@ -19,10 +19,10 @@ from joblib import effective_n_jobs
 
 from hybrid.cases import UNNAMED, Case, Cohort
 from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import align_mask, read_image, read_mask
 from hybrid.provenance import digest, hashed_patient, versions
 
-from .files import write_csv
 from .runner import Rows, Task, TaskResults, run_cases, run_tasks
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,9 +21,9 @@ import pandas as pd
 from hybrid.cases import Cohort
 from hybrid.deep.classification.inputs import ImageInput, SliceInput, VolumeInput, input_from_dict
 from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.files import replacing, write_csv
 from hybrid.provenance import code_version, digest, file_digest, hashed_patient, versions
 
-from .files import write_csv
 from .image_audit import audit_images
 from .image_splits import SplitBy, make_splits
 from .image_tables import STAGE, TASKS, TEST, TRAIN, TUNING, class_names, image_table
@@ -321,11 +320,8 @@ def prepare_image(row: Mapping[str, Any], seed: int, *, input: Mapping[str, Any]
 
 
 def _store(values: np.ndarray, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-    with partial.open("wb") as stream:
-        np.save(stream, values)
-    partial.replace(target)
+    with replacing(target) as partial:
+        np.save(partial, values)
 
 
 def _mask_file(store: Path, content: str) -> Path | None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hybrid.errors import InputError
+from hybrid.files import replacing
 
 WARM_UP: Final = 0.03
 """Share of the training in which the learning rate rises."""
@@ -301,10 +302,8 @@ def reproducible() -> Iterator[None]:
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
     """Write a training state under a temporary name, then move it into place; tensors and plain data only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{path.name}")
-    torch.save(dict(state), partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save(dict(state), partial)
 
 
 def read_checkpoint(path: Path, key: str) -> dict[str, Any]:

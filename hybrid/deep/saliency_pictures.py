@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from hybrid.errors import GeometryError, InputError
+from hybrid.files import replacing
 from hybrid.images import from_array, orientation_of, to_array, write_image
 
 from .preprocessing import Crop
@@ -292,9 +293,6 @@ def _letter(axes: Axes, letter: str) -> None:
 
 
 def _save(figure: Figure, path: str | Path, dpi: int) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{path.name}")
-    figure.savefig(partial, dpi=dpi, format="png")
-    partial.replace(path)
-    return path
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
+    return Path(path)

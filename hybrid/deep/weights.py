@@ -33,6 +33,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hybrid.errors import WeightsError, unknown_name
+from hybrid.files import replacing, write_text
 from hybrid.provenance import file_digest
 
 from .networks import ARCHITECTURES, Architecture, architecture_of
@@ -449,11 +450,9 @@ def save_model(folder: str | Path, network: ResNet, preprocessing: Preprocessing
         The folder.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".part-{MODEL_FILE}"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file({name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}, partial)
-    partial.replace(folder / MODEL_FILE)
+    with replacing(folder / MODEL_FILE) as partial:
+        save_file({name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}, partial)
     content = {
         "format": MODEL_FORMAT,
         "architecture": architecture_of(network).to_dict(),
@@ -461,7 +460,5 @@ def save_model(folder: str | Path, network: ResNet, preprocessing: Preprocessing
         "sha256": file_digest(folder / MODEL_FILE),
         **card,
     }
-    partial = folder / f".part-{MODEL_CARD}"
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MODEL_CARD)
+    write_text(json.dumps(content, indent=2) + "\n", folder / MODEL_CARD)
     return folder

@@ -27,6 +27,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.images import read_image, to_array, write_image
 
 from .fields import average_half_slices, blur, correlated_noise
@@ -218,10 +219,10 @@ def simulate_head_ct_cohort(
         patients.append(patient)
         rows += own_rows
         findings += own_findings
-    _write_table(pd.DataFrame(patients), folder / "cohort.csv")
+    write_csv(pd.DataFrame(patients), folder / "cohort.csv")
     columns = ["case_id", "patient_id", "finding", *HeadFinding.__annotations__, "volume_mm3", "n_slices"]
-    _write_table(pd.DataFrame(findings, columns=columns), folder / "findings.csv")
-    _write_table(pd.DataFrame(rows), folder / "slices.csv")
+    write_csv(pd.DataFrame(findings, columns=columns), folder / "findings.csv")
+    write_csv(pd.DataFrame(rows), folder / "slices.csv")
     if png:
         write_head_ct_pngs(folder, folder / "png")
     return folder / "slices.csv"
@@ -265,7 +266,7 @@ def write_head_ct_pngs(cohort: str | Path, out: str | Path, *, level: float = 40
             Image.fromarray(grey[row.slice]).save(out / f"{name}.png")
             rows.append((name, row.patient_id, f"{name}.png", row.label, row.kind, row.area_mm2, row.site))
     columns = ["slice_id", "patient_id", "image", "label", "kind", "area_mm2", "site"]
-    return _write_table(pd.DataFrame(rows, columns=columns), out / "labels.csv")
+    return write_csv(pd.DataFrame(rows, columns=columns), out / "labels.csv")
 
 
 def simulate_head_ct_patient(number: int, *, slices: int = 24, size: int = 128, seed: int = 0) -> HeadCTPatient:
@@ -436,12 +437,6 @@ def _finding_rows(patient: HeadCTPatient) -> list[dict[str, Any]]:
         size = {"volume_mm3": voxel * int(inside.sum()), "n_slices": int(inside.any(axis=(1, 2)).sum())}
         rows.append({"finding": number, **asdict(finding), **size})
     return rows
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> Path:
-    partial = path.with_name(f".part-{path.name}")
-    table.to_csv(partial, index=False, lineterminator="\n")
-    return partial.replace(path)
 
 
 def _volume(values: np.ndarray) -> sitk.Image:

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.images import from_array, to_array, write_image
 from hybrid.mri import foreground_mask
 
@@ -237,8 +238,8 @@ def simulate_malformation_cohort(folder: str | Path, *, n: int = 53, seed: int =
         rows.append(row)
     table = pd.DataFrame(rows)
     truth = ["case_id", *(name for name in table.columns if name not in COHORT_COLUMNS)]
-    _write_table(table[truth], folder / "truth.csv")
-    _write_table(table[list(COHORT_COLUMNS)], folder / "cohort.csv")
+    write_csv(table[truth], folder / "truth.csv")
+    write_csv(table[list(COHORT_COLUMNS)], folder / "cohort.csv")
     return Cohort.from_csv(folder / "cohort.csv")
 
 
@@ -379,12 +380,6 @@ def threshold_baseline(image: sitk.Image) -> sitk.Image:
 def _is_left(number: int, seed: int) -> bool:
     """One of each pair of patients, in random order: every even number of patients is balanced."""
     return bool((number + int(np.random.default_rng([seed, number // 2, 7]).integers(2))) % 2)
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    partial = path.with_name(f".part-{path.name}")
-    table.to_csv(partial, index=False, lineterminator="\n")
-    partial.replace(path)
 
 
 def _head(site: MRSite, rng: np.random.Generator) -> tuple[_Canvas, np.ndarray]:

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv, write_text
 from hybrid.images import from_array, read_mask, write_image
 
 from .fields import blur, correlated_noise
@@ -319,7 +320,7 @@ def simulate_painted_cohort(
             case = paint_ct(
                 labels, style, seed=_case_seed(seed, case_id), field_mm=field_mm, small_lesions=small_lesions
             )
-            _write_table(case.lesions, _case_file(folder, "lesions", case_id))
+            write_csv(case.lesions, _case_file(folder, "lesions", case_id))
             write_image(case.image, _case_file(folder, "images", case_id))
             write_image(case.mask, _case_file(folder, "masks", case_id))
         table = pd.read_csv(_case_file(folder, "lesions", case_id))
@@ -327,8 +328,8 @@ def simulate_painted_cohort(
         tables.append(table)
     rows = [(case, case, f"images/{case}.nii.gz", f"masks/{case}.nii.gz", style.name) for case in sources]
     full = [table for table in tables if len(table)] or tables[:1]
-    _write_table(pd.concat(full, ignore_index=True), folder / "lesions.csv")
-    return Cohort.from_csv(_write_table(pd.DataFrame(rows, columns=list(COHORT_COLUMNS)), folder / "cohort.csv"))
+    write_csv(pd.concat(full, ignore_index=True), folder / "lesions.csv")
+    return Cohort.from_csv(write_csv(pd.DataFrame(rows, columns=list(COHORT_COLUMNS)), folder / "cohort.csv"))
 
 
 def _sources(label_maps: Sequence[Path]) -> dict[str, Path]:
@@ -364,12 +365,4 @@ def _require_settings(folder: Path, settings: dict[str, object]) -> None:
                 path=path,
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".part-{path.name}")
-    table.to_csv(partial, index=False, lineterminator="\n")
-    return partial.replace(path)
+    write_text(json.dumps(settings, indent=2) + "\n", path)

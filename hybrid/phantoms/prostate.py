@@ -36,6 +36,7 @@ from scipy import fft, ndimage
 from tqdm.auto import tqdm
 
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import from_array, write_image
 
 from .fields import average_half_slices, blur, correlated_noise, deformed_ellipsoid, soft_edge
@@ -365,9 +366,7 @@ def simulate_prostate_cohort(
             path = f"images/{series}.nii.gz"
             write_image(image, folder / path)
             rows.append(dict(zip(COLUMNS, (series, patient, path, label, site), strict=True)))
-    partial = folder / ".part-series.csv"
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(partial, index=False, lineterminator="\n")
-    return partial.replace(folder / "series.csv")
+    return write_csv(pd.DataFrame(rows, columns=list(COLUMNS)), folder / "series.csv")
 
 
 def simulate_prostate_patient(number: int, *, centre: str, seed: int = 0) -> dict[str, sitk.Image]:

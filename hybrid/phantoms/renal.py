@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 
 from hybrid.cases import Cohort
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import write_image
 
 from .fields import average_half_slices, blur, correlated_noise, deformed_ellipsoid, largest_part, soft_edge
@@ -197,8 +198,8 @@ def simulate_renal_cohort(
     folder = Path(folder)
     numbers = tqdm(range(n), desc="simulate", unit="patient", disable=not progress)
     patients = [simulate_renal_patient(number, seed, folder, sites=sites) for number in numbers]
-    _write_table([truth for _, truth in patients], folder / "truth.csv")
-    _write_table([row for row, _ in patients], folder / "cohort.csv")
+    write_csv(pd.DataFrame([truth for _, truth in patients]), folder / "truth.csv")
+    write_csv(pd.DataFrame([row for row, _ in patients]), folder / "cohort.csv")
     return Cohort.from_csv(folder / "cohort.csv")
 
 
@@ -256,12 +257,6 @@ def _check_arguments(number: int, seed: int, sites: Sequence[str]) -> None:
     for site in sites:
         if site not in SITES:
             raise unknown_name("site", site, SITES)
-
-
-def _write_table(rows: list[dict[str, Any]], path: Path) -> None:
-    partial = path.with_name(f".part-{path.name}")
-    pd.DataFrame(rows).to_csv(partial, index=False, lineterminator="\n")
-    partial.replace(path)
 
 
 def _is_malignant(number: int, seed: int) -> bool:

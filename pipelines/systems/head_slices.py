@@ -18,11 +18,11 @@ import pandas as pd
 from hybrid.analysis.shortcut_audit import audit_shortcuts
 from hybrid.analysis.slices import SLICE_COLUMNS, negative_class, split_row
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.image_baselines import fit_histogram_baseline, histogram_features, mean_grey
 from hybrid.provenance import code_version, digest
 from hybrid.shortcuts import image_facts
 
-from ..files import write_csv
 from ..image_tables import TEST, TRAIN, image_table
 from ..runner import Rows, Task, run_tasks
 from ..slice_ct import as_slices, files_of, find_in_slices, operating_point, save_threshold, slice_rows

@@ -17,10 +17,11 @@ import pandas as pd
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.provenance import versions
 
 from ..evaluate_masks import evaluate_masks
-from ..files import read_exact, write_csv, write_json
+from ..files import read_exact, write_json
 from ..segment import segment_cohort
 from ..train import SPLIT_COLUMN, split_of, train_segmenter
 

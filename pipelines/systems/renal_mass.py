@@ -19,11 +19,12 @@ import pandas as pd
 
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
+from hybrid.files import write_csv
 from hybrid.provenance import hashed_patient, versions
 from hybrid.tables import require_columns
 
 from ..evaluate_masks import evaluate_masks
-from ..files import read_exact, write_csv, write_json
+from ..files import read_exact, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
 from ..train import SPLIT_COLUMN, networks_at_once, read_pair, split_of, train_segmenter

@@ -19,9 +19,10 @@ import pandas as pd
 from hybrid.cases import Cohort
 from hybrid.deep.classification.inputs import VolumeInput
 from hybrid.errors import InputError, unknown_name
+from hybrid.files import write_csv
 from hybrid.provenance import code_version, digest, file_digest, versions
 
-from ..files import write_csv, write_json
+from ..files import write_json
 from ..image_tables import EXTERNAL, STAGE, TRAIN, TUNING, image_table
 from ..runner import Rows, Task, run_tasks, write_failures
 from ..train_classifier import PREDICTIONS, read_predictions

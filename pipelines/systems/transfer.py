@@ -22,10 +22,11 @@ import SimpleITK as sitk
 from hybrid.analysis.transfer import ARMS, AUXILIARY_WEIGHT
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError, LeakageError, unknown_name
+from hybrid.files import write_csv
 from hybrid.images import from_array, labels_in, read_image, read_mask, to_array
 from hybrid.provenance import digest, file_digest, versions
 
-from ..files import write_csv, write_json
+from ..files import write_json
 from ..runner import Rows, run_cases
 from ..train import (
     SPLIT_COLUMN,

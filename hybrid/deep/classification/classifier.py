@@ -29,6 +29,7 @@ from scipy import optimize
 from hybrid.deep.embeddings import one_thread
 from hybrid.deep.hooks import watching
 from hybrid.errors import HybridError, InputError, LeakageError, WeightsError
+from hybrid.files import replacing, write_csv, write_text
 from hybrid.provenance import digest, file_digest, hashed_patient
 
 from .inputs import ImageInput, SliceInput, input_from_dict
@@ -477,20 +478,18 @@ def save_ensemble(
 ) -> Path:
     """Write the card of an ensemble whose member folders lie inside ``folder``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_curve(folder, curve)
+    write_csv(curve, folder / CURVE_FILE)
     content = {**(card or {}), "format": ENSEMBLE_FORMAT, "members": list(members), "threshold": threshold}
     _write_card(folder, content)
     return folder
 
 
 def _save_member(folder: Path, classifier: ImageClassifier) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    network, partial = classifier.networks[0], folder / f".part-{MODEL_FILE}"
+    network = classifier.networks[0]
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    save_file(tensors, partial)
-    partial.replace(folder / MODEL_FILE)
-    _write_curve(folder, classifier.curve)
+    with replacing(folder / MODEL_FILE) as partial:
+        save_file(tensors, partial)
+    write_csv(classifier.curve, folder / CURVE_FILE)
     content = {
         **classifier.cards[0],
         "format": FORMAT,
@@ -504,15 +503,7 @@ def _save_member(folder: Path, classifier: ImageClassifier) -> None:
 
 
 def _write_card(folder: Path, content: Mapping[str, Any]) -> None:
-    partial = folder / f".part-{MODEL_CARD}"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / MODEL_CARD)
-
-
-def _write_curve(folder: Path, curve: pd.DataFrame) -> None:
-    partial = folder / f".part-{CURVE_FILE}"
-    curve.to_csv(partial, index=False)
-    partial.replace(folder / CURVE_FILE)
+    write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", folder / MODEL_CARD)
 
 
 def _read_curve(folder: Path) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from hybrid.deep.fitting import bf16_helps, read_checkpoint, write_checkpoint
 from hybrid.deep.networks import Architecture, architecture_of, build_network
 from hybrid.deep.preprocessing import Preprocessing, crop_lesion, network_input
 from hybrid.errors import InputError
+from hybrid.files import replacing, write_text
 from hybrid.provenance import digest, file_digest
 
 FORMAT: Final = "hybrid-lesion-classifier-1"
@@ -240,16 +241,16 @@ def _changed(tensor: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def save_lesion_classifier(folder: str | Path, classifier: LesionClassifier) -> Path:
     """Write the folder of a classifier: safetensors and ``model.json``."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"trunk.{name}": value for name, value in classifier.network.state_dict().items()}
     tensors |= {f"head.{name}": value for name, value in classifier.head.state_dict().items()}
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, partial)
     content = {
         **classifier.card, "format": FORMAT, "classes": list(classifier.classes),
         "architecture": architecture_of(classifier.network).to_dict(),
         "preprocessing": classifier.preprocessing.to_dict(), "sha256": file_digest(folder / WEIGHTS),
     }  # fmt: skip
-    (folder / CARD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(content, indent=2) + "\n", folder / CARD)
     return folder
 
 

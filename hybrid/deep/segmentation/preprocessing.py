@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from hybrid.errors import InputError
+from hybrid.files import replacing
 from hybrid.images import Orientation, orientation_of, to_array
 from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
@@ -192,9 +193,11 @@ def write_training_case(
     drawn = np.stack([labels, lesion_weights(list(lesions.values()))]) if lesions else labels[None]
     image_half = values.astype(np.float16)
     files = voxel_files(path)
-    _replace(files[0], lambda part: np.save(part, image_half))
-    _replace(files[1], lambda part: np.save(part, drawn))
-    _replace(path, lambda part: np.savez(part, minimum=image_half.min(), **stored))
+    for file, voxels in zip(files, (image_half, drawn), strict=True):
+        with replacing(file) as partial:
+            np.save(partial, voxels)
+    with replacing(path) as partial:
+        np.savez(partial, minimum=image_half.min(), **stored)
     counts = {f"voxels_{name}": int((labels == i).sum()) for i, name in enumerate(plan.label_names, 1)}
     return {
         "shape_z": labels.shape[0], "shape_y": labels.shape[1], "shape_x": labels.shape[2], **counts,
@@ -209,14 +212,6 @@ def voxel_files(path: Path) -> tuple[Path, Path]:
     several processes share what the operating system keeps.
     """
     return path.with_suffix(".image.npy"), path.with_suffix(".labels.npy")
-
-
-def _replace(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file under another name and move it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"part-{path.name}")
-    write(partial)
-    partial.replace(path)
 
 
 def _places(region: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hybrid.errors import InputError, LeakageError, WeightsError
+from hybrid.files import replacing, write_text
 from hybrid.images import from_array
 from hybrid.lesions import label_lesions, lesion_table
 from hybrid.provenance import digest, file_digest, hashed_patient
@@ -250,12 +251,9 @@ def save_segmenter(folder: str | Path, network: nn.Module, plan: SegmentationPla
         The folder.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".part-{MODEL_FILE}"
-    save_file(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}, partial
-    )
-    partial.replace(folder / MODEL_FILE)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    with replacing(folder / MODEL_FILE) as partial:
+        save_file(tensors, partial)
     content = {"format": FORMAT, "plan": plan.to_dict(), "sha256": file_digest(folder / MODEL_FILE), **card}
     write_card(folder, content)
     return folder
@@ -263,9 +261,7 @@ def save_segmenter(folder: str | Path, network: nn.Module, plan: SegmentationPla
 
 def write_card(folder: Path, content: Mapping[str, Any]) -> None:
     """Write ``model.json`` under a temporary name, then move it."""
-    partial = folder / f".part-{MODEL_CARD}"
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(folder / MODEL_CARD)
+    write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", folder / MODEL_CARD)
 
 
 def save_ensemble(folder: str | Path, members: Iterable[str]) -> Path:
