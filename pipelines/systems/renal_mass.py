@@ -45,8 +45,12 @@ KIDNEY_SHARE: Final = 0.2
 KIDNEY_MINUTES: Final = 15.0
 """Longest training of stage 1: it only has to find the kidneys, and stage 2 gets the rest."""
 
-LESION_PATCHES: Final = 0.67
+LESION_PATCHES: Final = 0.85
 """Share of the training patches of stage 2 that are centred on a kidney or a mass."""
+
+MASS_PATCH_MM: Final = 96.0
+"""Longest edge of the patches of stage 2 without a GPU. In the same time a network sees three times as many patches as
+with edges of 144 mm, and finds far more of the small masses; a kidney still fits in."""
 
 ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "plan": {"width": 8, "memory_gib": 0.25},
@@ -231,10 +235,11 @@ def train_cascade(
     )  # fmt: skip
     logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
     fine: dict[str, Any] = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
+    narrow = {"patch_mm": MASS_PATCH_MM} if small else {}
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
-        plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **common, **fine, "label_map": {3: 2},
+        plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **narrow, **common, **fine, "label_map": {3: 2},
               "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm},
         **shared,
     )  # fmt: skip

@@ -75,16 +75,18 @@ def test_renal_mass_from_table_to_report(renal, tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the networks are wide")
-def test_without_a_gpu_both_stages_are_narrow_and_learn_faster(renal, tmp_path):
+def test_without_a_gpu_both_stages_are_narrow_and_masses_are_learnt_from_small_patches(renal, tmp_path):
     _, cohort, _ = renal
     small = Cohort(list(cohort)[:4])
     train_cascade(
-        small, tmp_path, epochs=1, members=1, kidney_spacing_mm=16.0, mass_spacing_mm=16.0, progress=False,
-        plan={"patch": (16, 16, 16)},
+        small, tmp_path, epochs=1, members=1, kidney_spacing_mm=16.0, mass_spacing_mm=4.0, progress=False,
+        settings={"steps": 5},
     )  # fmt: skip
-    for stage in ("kidney", "mass"):
-        card = json.loads((tmp_path / stage / "model.json").read_text(encoding="utf-8"))
+    cards = {s: json.loads((tmp_path / s / "model.json").read_text(encoding="utf-8")) for s in ("kidney", "mass")}
+    for card in cards.values():
         assert (card["plan"]["width"], card["settings"]["learning_rate"]) == (8, 3e-3)
+    assert max(cards["kidney"]["plan"]["patch"]) * 16 > 200
+    assert cards["mass"]["plan"]["patch"] == [24, 24, 24]  # 96 mm
     assert _small_network("dynunet", {"width": 16}) == _small_network("segresnet", {}) == {}
 
 

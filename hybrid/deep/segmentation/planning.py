@@ -24,6 +24,10 @@ MIN_FEATURE_EDGE: Final = 4
 ANISOTROPY: Final = 3.0
 """Ratio of the largest to the smaller voxel edges from which a data set counts as anisotropic (nnU-Net)."""
 
+MIN_PATCH_MM: Final = 8.0
+MAX_PATCH_MM: Final = 2000.0
+"""Edges of a patch that are tried."""
+
 MAX_STAGES: Final = 6
 MIN_STAGES: Final = 3
 """DynUNet has no fewer."""
@@ -230,6 +234,7 @@ def make_plan(
     batch: int = 2,
     width: int = 16,
     memory_gib: float = 2.0,
+    patch_mm: float = MAX_PATCH_MM,
     **options: Any,
 ) -> SegmentationPlan:
     """Work out a plan from the fingerprints of the training cases.
@@ -254,6 +259,8 @@ def make_plan(
         Features of the first stage. On two CPU cores, 16 learn more in half an hour than 32 do.
     memory_gib : float
         What a training step may take.
+    patch_mm : float
+        Longest edge of a patch where the memory allows more: small patches are many in the same time.
     **options
         Further fields of :class:`SegmentationPlan`.
 
@@ -273,7 +280,7 @@ def make_plan(
     values, names = _labels(fingerprints, labels, merged)
     size, target = _grid(fingerprints, spacing)
     every = network in POOLS_EVERY_AXIS
-    fitting = _patch(size, target, batch, width, memory_gib, every)
+    fitting = _patch(size, target, batch, width, memory_gib, every, patch_mm)
     chosen = fitting if patch is None else _triple(patch)
     kernels, strides = stages(chosen, target, every_axis=every)
     if len(strides) < MIN_STAGES:  # a tiny image is padded to a patch that the network can pool
@@ -345,11 +352,12 @@ def _grid(
 
 
 def _patch(
-    size: np.ndarray, spacing: Sequence[float], batch: int, width: int, memory_gib: float, every_axis: bool
-) -> tuple[int, int, int]:
+    size: np.ndarray, spacing: Sequence[float], batch: int, width: int, memory_gib: float, every_axis: bool,
+    longest_mm: float,
+) -> tuple[int, int, int]:  # fmt: skip
     """Largest patch of the image's proportions (in mm, but never larger than the image) within the budget."""
     best = None
-    for edge_mm in np.geomspace(8.0, 2000.0, 200):
+    for edge_mm in np.geomspace(MIN_PATCH_MM, max(longest_mm, MIN_PATCH_MM), 200):
         wanted = np.minimum(np.maximum(np.round(edge_mm / np.asarray(spacing)), MIN_FEATURE_EDGE), size)
         divisor = np.prod(np.asarray(stages(wanted, spacing, every_axis=every_axis)[1]), axis=0)
         rounded = np.maximum(np.ceil(wanted / divisor) * divisor, divisor).astype(int)

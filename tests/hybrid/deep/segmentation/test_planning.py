@@ -62,6 +62,12 @@ def test_less_memory_gives_a_smaller_patch(prints):
     assert small.memory_gib <= 0.05
 
 
+def test_longest_edge_limits_the_patch_where_memory_does_not():
+    thick = [fingerprint(*blob_case(s, (20, 60, 60), (4.0, 2.0, 2.0)), case_id=str(s)) for s in range(2)]
+    assert make_plan(thick, patch_mm=64.0).patch == (16, 32, 32)
+    assert make_plan(thick, patch_mm=64.0, memory_gib=0.02) == make_plan(thick, memory_gib=0.02)
+
+
 def test_memory_that_holds_no_patch_is_refused_with_the_number(prints):
     with pytest.raises(InputError, match=r"needs about .* GiB"):
         make_plan(prints, memory_gib=0.001)
