@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hybrid.cases import Cohort
 from hybrid.errors import HybridError
@@ -49,16 +50,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_ERROR
 
 
+class _Help(argparse.HelpFormatter):
+    """Adds the default to an option's help where it says nothing of a default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, value = action.help, action.default
+        said = text is None or "default" in text or not action.option_strings
+        if said or isinstance(value, bool) or value in (None, "", [], argparse.SUPPRESS):
+            return text
+        shown = " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        return f"{text} (default: {shown.replace('%', '%%')})"
+
+
+class _Verb(argparse.ArgumentParser):
+    """One command."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hybrid", description="Handcrafted radiomics and 3D deep features, compared honestly."
     )
-    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Verb)
+    common = _Verb(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    work = argparse.ArgumentParser(add_help=False, parents=[common])
-    work.add_argument("--jobs", type=int, default=_default_jobs(), help="processes (default: %(default)s)")
-    work.add_argument("--backend", default="loky", help="joblib backend (default: %(default)s)")
+    work = _Verb(add_help=False, parents=[common])
+    work.add_argument("--jobs", type=int, default=_default_jobs(), help="processes")
+    work.add_argument("--backend", default="loky", help="joblib backend")
     work.add_argument("--quiet", action="store_true", help="no progress bars")
     _add_demo(verbs.add_parser("demo", parents=[work], help="simulate a cohort, run the whole line, write a report"))
     _add_check(verbs.add_parser("check", parents=[common], help="look for problems in a cohort table and its images"))
@@ -89,7 +109,7 @@ def _say(text: str) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", default="hybrid-demo", help="folder for everything (default: %(default)s)")
+    parser.add_argument("--out", default="hybrid-demo", help="folder for everything")
     parser.add_argument(
         "--masks", choices=("predicted", "given"), default="predicted",
         help="train a small cascade that draws the masks, or take those that come with the patients",
@@ -145,7 +165,7 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
         help="ct, mr, pet or a PyRadiomics parameter file; with several images NAME=PRESET for each",
     )  # fmt: skip
     parser.add_argument("--encoder", metavar="NAME_OR_PATH", help="'bundled', or a weight file or model folder")
-    parser.add_argument("--scale", nargs="+", default=["1"], help="factor on voxel values, or NAME=FACTOR (default: 1)")
+    parser.add_argument("--scale", nargs="+", default=["1"], help="factor on voxel values, or NAME=FACTOR")
     parser.add_argument("--modality", nargs="+", help="ct, mr or pet for the encoder, or NAME=MODALITY")
     parser.add_argument("--out", required=True, help="folder for features.csv")
     parser.set_defaults(verb=_extract)
@@ -197,15 +217,20 @@ def _number(text: object) -> float:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("features", help="features.csv")
     parser.add_argument("cohort", help="cohort table with the outcome")
-    parser.add_argument("--feature-sets", nargs="+", default=["handcrafted", "deep", "fused"])
     parser.add_argument(
-        "--classifiers", nargs="+", default=["logistic", "elastic_net", "rbf_svm", "random_forest", "xgboost"]
-    )
+        "--feature-sets", nargs="+", metavar="NAME", default=["handcrafted", "deep", "fused"],
+        help="sets that are compared",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classifiers", nargs="+", metavar="NAME",
+        default=["logistic", "elastic_net", "rbf_svm", "random_forest", "xgboost"],
+        help="classifiers of every set; `hybrid info` lists all",
+    )  # fmt: skip
     parser.add_argument("--covariates", nargs="+", default=[], help="clinical columns of the cohort table")
     parser.add_argument("--positive", help="outcome that counts as positive")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5, help="of the cross-validation")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--out", required=True, help="folder for predictions.csv")
     parser.set_defaults(verb=_evaluate)
 
@@ -261,7 +286,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", help="predictions.csv")
     parser.add_argument("--cohort", help="cohort table")
     parser.add_argument("--features", help="features.csv")
-    parser.add_argument("--title", default="Model comparison")
+    parser.add_argument("--title", default="Model comparison", help="of the report")
     parser.add_argument("--out", required=True, help="report file, for example report.html")
     parser.set_defaults(verb=_report)
 

@@ -28,11 +28,11 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
         parser.set_defaults(say=say)
 
 
-def _network_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", default="dynunet", help="dynunet, unet or segresnet (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="training time of each network")
+def _network_arguments(parser: argparse.ArgumentParser, *, minutes: str = "training time of each network") -> None:
+    parser.add_argument("--network", default="dynunet", help="dynunet, unet or segresnet (default: dynunet)")
+    parser.add_argument("--minutes", type=float, help=minutes)
     parser.add_argument("--epochs", type=int, help="number of epochs instead of minutes")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--restart", action="store_true", help="do not go on from an interrupted training")
 
 
@@ -56,23 +56,18 @@ def _inference_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cohort", help="cohort table with image and mask; an optional column split")
-    parser.add_argument("--task", choices=("segmentation", "classification"), default="segmentation")
+    parser.add_argument(
+        "--task", choices=("segmentation", "classification"), default="segmentation", help="what the network learns"
+    )
     _network_arguments(parser)
     parser.set_defaults(network=None)
     _classification_arguments(parser)
     parser.add_argument("--folds", type=int, help="train an ensemble, one network per fold of the patients")
-    parser.add_argument(
-        "--validation", type=float, default=0.15, help="share of patients for validation (default: 0.15)"
-    )
+    parser.add_argument("--validation", type=float, default=0.15, help="share of patients for validation")
     parser.add_argument("--image", help="name of the image when cases have several")
     parser.add_argument("--labels", nargs="+", help="NAME=VALUE of each foreground label (default: all in the masks)")
     parser.add_argument("--merge", nargs="+", default=[], help="OLD=NEW label values to merge")
-    parser.add_argument(
-        "--lesions",
-        nargs="+",
-        metavar="NAME",
-        help="labels whose lesions count alike, small or large",
-    )
+    parser.add_argument("--lesions", nargs="+", metavar="NAME", help="labels whose lesions count alike, small or large")
     parser.add_argument("--modality", choices=("ct", "mr"), help="how intensities are normalised (default: guessed)")
     parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x (default: the median)")
     parser.add_argument("--patch", nargs=3, type=int, metavar="VOXELS", help="patch z y x (default: from the memory)")
@@ -97,7 +92,7 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 def _classification_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("classification (--task classification; networks resnet10, 18, 34, 50)")
     group.add_argument("--kind", choices=("volume", "slice"), help="default: slice when the table has a column slice")
-    group.add_argument("--ratio", nargs=3, type=float, default=[8, 1, 1], help="train, tuning, test (default: 8 1 1)")
+    group.add_argument("--ratio", nargs=3, type=float, default=[8, 1, 1], help="train, tuning, test")
     group.add_argument(
         "--split-by", choices=("patient", "image"), default="patient", help="image: only to show the harm"
     )
@@ -191,11 +186,15 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--structures", nargs="+", help="NAME=LABEL,LABEL of each structure (default: every label)")
     parser.add_argument("--kits", action="store_true", help="KiTS's classes: kidney_and_mass, mass, tumor")
     parser.add_argument("--lesions", help="structure whose regions are counted as lesions (default: the last)")
-    parser.add_argument("--rule", default="any_overlap", help="when a lesion counts as found (default: %(default)s)")
+    parser.add_argument(
+        "--rule",
+        default="any_overlap",
+        help="when a lesion counts as found: any_overlap, iou_0.1, iou_0.5 or centre_in_mask",
+    )
     parser.add_argument("--sizes", nargs="+", type=float, default=[5, 20, 40, 70], help="edges of size strata in mm")
     parser.add_argument("--convention", default="kits", help="what an empty mask scores: kits, nnunet or monai")
-    parser.add_argument("--split", choices=("train", "validation", "test", "external"))
-    parser.add_argument("--title", default="Segmentation")
+    parser.add_argument("--split", choices=("train", "validation", "test", "external"), help="judge these cases only")
+    parser.add_argument("--title", default="Segmentation", help="of the report")
     _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for masks.csv, tables/ and report.html")
     parser.set_defaults(verb=_evaluate)
@@ -242,8 +241,8 @@ def _add_renal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cohort", help="cohort table: CT, masks (1 kidney, 2 tumour, 3 cyst), optional split")
     parser.add_argument("--lesions", help="table case_id, centre_x, centre_y, centre_z, kind: the class of each lesion")
     parser.add_argument("--model", help="use this cascade instead of training one")
-    _network_arguments(parser)
-    parser.add_argument("--members", type=int, default=2, help="networks of the second stage (default: %(default)s)")
+    _network_arguments(parser, minutes="training time of all networks: a fifth, at most 15, for the kidneys")
+    parser.add_argument("--members", type=int, default=2, help="networks of the second stage")
     parser.add_argument("--kidney-spacing", type=float, default=4.0, help="voxel size of stage 1 in mm")
     parser.add_argument("--mass-spacing", type=float, help="voxel size of stage 2 in mm (default: the median)")
     _inference_arguments(parser)
@@ -299,7 +298,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", nargs="+", type=int, help="labels of lesions in the masks (default: all but 1)")
     parser.add_argument("--target", metavar="CLASS", help="class to explain (default: the most probable one)")
     parser.add_argument("--target-layer", metavar="LAYER", help="layer of the maps (default: the last one)")
-    parser.add_argument("--method", choices=("gradcam", "gradcam++"), default="gradcam", help="default: %(default)s")
+    parser.add_argument("--method", choices=("gradcam", "gradcam++"), default="gradcam", help="kind of maps")
     parser.add_argument("--title", default="Where the network looks", help="of the report")
     _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for saliency/ and report.html")

@@ -26,7 +26,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
         "--expect", nargs="+", default=[], metavar="IMAGE=CLASS",
         help="with a cohort table: stop when an image is another sequence",
     )  # fmt: skip
-    parser.add_argument("--title", default="Which sequence is this?")
+    parser.add_argument("--title", default="Which sequence is this?", help="of the report")
     parser.set_defaults(verb=_identify, say=say)
 
 

@@ -22,9 +22,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", metavar="CLASS", help="class that means that nothing was found")
-    parser.add_argument(
-        "--saliency", choices=("gradcam", "gradcam++", "none"), default="gradcam", help="default: %(default)s"
-    )
+    parser.add_argument("--saliency", choices=("gradcam", "gradcam++", "none"), default="gradcam", help="kind of maps")
     parser.add_argument("--target-layer", metavar="LAYER", help="layer of the maps (default: the last one)")
     parser.add_argument(
         "--compare-layers", nargs="+", metavar="LAYER", default=[], help="layers compared by where their maps point"
@@ -45,7 +43,7 @@ def _add_slice_ct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder of a slice classifier (hybrid train)")
     parser.add_argument("--threshold", type=float, help="on the probability of a finding (default: the model's)")
     _common_arguments(parser)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--out", required=True, help="folder for slices.csv, patients.csv, saliency/ and report.html")
     parser.set_defaults(verb=_slice_ct)
 
@@ -67,11 +65,11 @@ def _slice_ct(options: argparse.Namespace) -> int:
 
 def _add_head_ct(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("table", help="CSV with case_id, patient_id, image, slice, label; optional mask, site, split")
-    parser.add_argument("--network", default="resnet50", help="resnet10, 18, 34 or 50 (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="rows and columns of the input (default: %(default)s)")
+    parser.add_argument("--network", default="resnet50", help="resnet10, 18, 34 or 50")
+    parser.add_argument("--size", type=int, default=224, help="rows and columns of the input")
     parser.add_argument("--minutes", type=float, help="training time of each network")
     parser.add_argument("--epochs", type=int, help="number of epochs instead of minutes")
-    parser.add_argument("--ratio", nargs=3, type=float, default=[7, 2, 1], help="train, tuning, test (default: 7 2 1)")
+    parser.add_argument("--ratio", nargs=3, type=float, default=[7, 2, 1], help="train, tuning, test")
     parser.add_argument("--weights", metavar="PATH", help="pretrained weights of the trunk")
     parser.add_argument("--neighbours", type=int, default=0, help="slices below and above that the network sees, too")
     parser.add_argument(
@@ -82,7 +80,7 @@ def _add_head_ct(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--skip-problems", action="store_true", help="leave out rows that cannot be used")
     parser.add_argument("--no-comparison", action="store_true", help="do not train a second network split by image")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--restart", action="store_true", help="do not go on from an interrupted training")
     _common_arguments(parser)
     parser.add_argument("--out", required=True, help="folder for models, tables, saliency/ and report.html")

@@ -17,14 +17,17 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
         "survival", parents=[work], help="time to an event: Cox models, C-index, risk groups, report"
     )
     _add_study(parser)
-    parser.add_argument("--feature-sets", nargs="+", default=["handcrafted", "deep", "fused"])
-    parser.add_argument("--permutations", type=int, default=0, help="shuffles of the follow-up (default: %(default)s)")
-    parser.add_argument("--title", default="Survival")
+    parser.add_argument(
+        "--feature-sets", nargs="+", metavar="NAME", default=["handcrafted", "deep", "fused"],
+        help="sets that are compared",
+    )  # fmt: skip
+    parser.add_argument("--permutations", type=int, default=0, help="shuffles of the follow-up")
+    parser.add_argument("--title", default="Survival", help="of the report")
     parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
     parser.set_defaults(verb=_survival, say=say)
     parser = verbs.add_parser("survival-fit", parents=[work], help="freeze a Cox model on all patients")
     _add_study(parser)
-    parser.add_argument("--feature-set", default="handcrafted", help="default: %(default)s")
+    parser.add_argument("--feature-set", default="handcrafted", help="features of the model")
     parser.add_argument("--horizon", type=float, metavar="TIME", help="when calibration is judged (default: middle)")
     parser.add_argument("--out", required=True, help="model folder to write")
     parser.set_defaults(verb=_fit, say=say)
@@ -35,7 +38,7 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--time", metavar="COLUMN", help="follow-up (default: as in the model)")
     parser.add_argument("--event", metavar="COLUMN", help="event (default: as in the model)")
     parser.add_argument("--event-value", metavar="VALUE", help="value that means an event (default: as in the model)")
-    parser.add_argument("--title", default="External validation: survival")
+    parser.add_argument("--title", default="External validation: survival", help="of the report")
     parser.add_argument("--out", required=True, help="folder for predictions.csv, tables/, figures/ and report.html")
     parser.set_defaults(verb=_validate, say=say)
 
@@ -51,16 +54,20 @@ def _add_study(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--event-value", metavar="VALUE", help="value of the event column that means an event")
     parser.add_argument("--time-unit", default="", help="unit of the follow-up, for the report: days, months, years")
     parser.add_argument(
-        "--horizons", nargs="+", type=float, metavar="TIME", help="default: eight over most of the events"
+        "--horizons",
+        nargs="+",
+        type=float,
+        metavar="TIME",
+        help="times of the time-dependent results (default: eight over most of the events)",
     )
     parser.add_argument("--covariates", nargs="+", default=[], help="clinical columns of the cohort table")
     parser.add_argument(
         "--volume", metavar="FEATURE", help="feature of the volume baseline (default: the shape volume)"
     )
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--folds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--inner-folds", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5, help="of the cross-validation")
+    parser.add_argument("--folds", type=int, default=5, help="of the cross-validation")
+    parser.add_argument("--inner-folds", type=int, default=3, help="that choose the penalty")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
 
 
 def _survival(options: argparse.Namespace) -> int:

@@ -28,25 +28,31 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--label-map", nargs="+", default=[], metavar="AUX=OWN", help="auxiliary to primary labels")
     parser.add_argument("--labels", nargs="+", default=[], help="NAME=VALUE of each primary label (default: all)")
     parser.add_argument("--structures", nargs="+", default=[], help="NAME=LABEL,LABEL judged together")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="default: all six")
-    parser.add_argument("--epochs", type=int, default=20, help="of every arm (default: %(default)s)")
-    parser.add_argument("--pretraining-epochs", type=int, default=60, help="of the auxiliary network (%(default)s)")
-    parser.add_argument("--steps", type=int, default=50, help="per epoch (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="repeats with a fixed test set (default: %(default)s)")
-    parser.add_argument("--folds", type=int, default=5, help="without a fixed test set (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1, help="of the folds")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        default=list(ARMS),
+        choices=list(ARMS),
+        help="ways to borrow that are compared",
+    )
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of every arm")
+    parser.add_argument("--pretraining-epochs", type=int, default=60, help="epochs of the auxiliary network")
+    parser.add_argument("--steps", type=int, default=50, help="training steps per epoch")
+    parser.add_argument("--seeds", type=int, default=3, help="repeats with a fixed test set")
+    parser.add_argument("--folds", type=int, default=5, help="folds of patients, without a fixed test set")
+    parser.add_argument("--repeats", type=int, default=1, help="repeats of the folds")
     parser.add_argument("--sizes", nargs="+", type=int, default=[], help="training-set sizes of the learning curve")
     parser.add_argument("--weights", nargs="+", type=float, default=[], help="auxiliary weights of the dilution test")
     parser.add_argument("--spacing", nargs=3, type=float, metavar="MM", help="voxel size z y x of the networks")
-    parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help="of the predictions")
+    parser.add_argument("--engine", choices=("torch", "openvino"), default="torch", help="what runs the networks")
     parser.add_argument("--locate", type=float, metavar="MM", help="look for the region at this voxel size first")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--title", default="Transfer to a small cohort")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--title", default="Transfer to a small cohort", help="of the report")
     parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
     parser.add_argument(
         "--classify", metavar="STRUCTURE", help="then classify the outcome by features of this structure's masks"
     )
-    parser.add_argument("--mask-arm", default="zero_shot", choices=list(ARMS), help="whose masks (%(default)s)")
+    parser.add_argument("--mask-arm", default="zero_shot", choices=list(ARMS), help="arm whose masks are classified")
     parser.add_argument("--out", required=True, help="folder for models, tables and report.html")
     _add_classification(parser)
     parser.set_defaults(verb=_transfer, say=say)
@@ -57,8 +63,8 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
     parser.add_argument("--predicted", help="table of the same cases with predicted masks")
     parser.add_argument("--features", help="feature table in place of images")
     parser.add_argument("--label", type=int, help="label of the lesion in the masks")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--title", default="Handcrafted against deep features in a small cohort")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--title", default="Handcrafted against deep features in a small cohort", help="of the report")
     parser.add_argument("--simulated", action="store_true", help="say in the report that the images are simulated")
     parser.add_argument("--out", required=True, help="folder for features, tables and report.html")
     _add_classification(parser)
@@ -68,13 +74,13 @@ def add_verbs(verbs: Any, work: argparse.ArgumentParser, say: Say) -> None:
 def _add_classification(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("classification")
     group.add_argument("--positive", help="outcome that counts as positive (default: 1)")
-    group.add_argument("--handcrafted", default="ct", help="preset or PyRadiomics parameter file (%(default)s)")
+    group.add_argument("--handcrafted", default="ct", help="preset or PyRadiomics parameter file")
     group.add_argument("--encoder", default="bundled", help="bundled, or a weight file or model folder")
-    group.add_argument("--min-icc", type=float, default=MIN_ICC, help="smallest agreement of both masks (%(default)s)")
-    group.add_argument("--cv-folds", type=int, default=5, help="of the cross-validation (default: %(default)s)")
-    group.add_argument("--cv-repeats", type=int, default=10, help="of the cross-validation (default: %(default)s)")
-    group.add_argument("--bootstraps", type=int, default=200, help="of the .632+ estimate (default: %(default)s)")
-    group.add_argument("--permutations", type=int, default=100, help="of the outcome (default: %(default)s)")
+    group.add_argument("--min-icc", type=float, default=MIN_ICC, help="smallest ICC between both masks")
+    group.add_argument("--cv-folds", type=int, default=5, help="folds of the cross-validation")
+    group.add_argument("--cv-repeats", type=int, default=10, help="repeats of the cross-validation")
+    group.add_argument("--bootstraps", type=int, default=200, help="bootstrap draws of the .632+ estimate")
+    group.add_argument("--permutations", type=int, default=100, help="shuffles of the outcome")
 
 
 def _declared(options: argparse.Namespace) -> SmallSampleSettings:

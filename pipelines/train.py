@@ -118,7 +118,6 @@ def train_segmenter(
     """
     from hybrid.deep.segmentation.foreign import read_checkpoint
     from hybrid.deep.segmentation.planning import describe_plan
-    from hybrid.deep.segmentation.segmenter import save_ensemble
     from hybrid.deep.segmentation.training import TrainingSettings, check_memory
     from hybrid.deep.segmentation.transfer import Transfer
 
@@ -126,14 +125,7 @@ def train_segmenter(
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
     chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
-    cases = one_image(cohort, image)
-    if members is not None and not 1 <= members <= (folds or 1):
-        raise InputError(
-            f"The 'members' parameter must be from 1 to the number of folds ({folds or 1}); got {members}."
-        )
-    splits = make_folds(cases, folds, validation_share, seed)[:members]
-    known = {name for fold in splits for name in (*fold.training, *fold.validation)}
-    cases = Cohort(case for case in cases if case.case_id in known)
+    cases, splits = _split(one_image(cohort, image), folds, members, validation_share, seed)
     run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
     prints = all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
@@ -145,25 +137,49 @@ def train_segmenter(
     at_once = networks_at_once(len(splits), n_jobs)
     check_memory(made, chosen, networks=at_once)
     prepared = prepare_cases(cases, made, out, run)
-    names = [f"fold_{number}" if len(splits) > 1 else "" for number in range(len(splits))]
-    trainings = {
-        name: _Training(out / name, fold, replace(chosen, seed=seed + number))
-        for number, (name, fold) in enumerate(zip(names, splits, strict=True))
-    }
     train = functools.partial(
         _train_fold, cases=cases, plan=made, prepared=prepared, transfer=transfer, resume=resume,
         progress=progress and at_once == 1,
     )  # fmt: skip
-    if at_once > 1:
-        train_together(train, trainings, out, n_jobs=n_jobs, backend=backend, progress=progress)
-    else:
-        for training in trainings.values():
-            train(training, seed)
-    if len(splits) > 1:
-        save_ensemble(out, names)
+    together = {"n_jobs": n_jobs, "backend": backend, "progress": progress} if at_once > 1 else None
+    _train_folds(out, splits, chosen, train, together)
     shutil.rmtree(out / PREPARED)
     shutil.rmtree(out / "cache")
     return out
+
+
+def _split(
+    cases: Cohort, folds: int | None, members: int | None, validation_share: float, seed: int
+) -> tuple[Cohort, list[Fold]]:
+    """Folds that are trained, and their cases."""
+    if members is not None and not 1 <= members <= (folds or 1):
+        raise InputError(
+            f"The 'members' parameter must be from 1 to the number of folds ({folds or 1}); got {members}."
+        )
+    splits = make_folds(cases, folds, validation_share, seed)[:members]
+    known = {name for fold in splits for name in (*fold.training, *fold.validation)}
+    return Cohort(case for case in cases if case.case_id in known), splits
+
+
+def _train_folds(
+    out: Path, splits: Sequence[Fold], settings: Any, train: Callable[[Any, int], Rows],
+    together: Mapping[str, Any] | None,
+) -> None:  # fmt: skip
+    """Train a network for every fold, in turn or ``together`` (see :func:`train_together`), each with its own seed."""
+    from hybrid.deep.segmentation.segmenter import save_ensemble
+
+    names = [f"fold_{number}" if len(splits) > 1 else "" for number in range(len(splits))]
+    trainings = {
+        name: _Training(out / name, fold, replace(settings, seed=settings.seed + number))
+        for number, (name, fold) in enumerate(zip(names, splits, strict=True))
+    }
+    if together is not None:
+        train_together(train, trainings, out, **together)
+    else:
+        for training in trainings.values():
+            train(training, settings.seed)
+    if len(splits) > 1:
+        save_ensemble(out, names)
 
 
 def _warn_of_seen(cases: Cohort, splits: Sequence[Fold], seen: Sequence[str]) -> None:

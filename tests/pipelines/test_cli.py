@@ -17,7 +17,7 @@ import yaml
 
 from hybrid.phantoms import simulate_renal_cohort
 from hybrid.pipelines import read_features
-from hybrid.pipelines.cli import main
+from hybrid.pipelines.cli import _parser, main
 
 STUDY = {
     "cohort": "cohort/cohort.csv",
@@ -204,3 +204,14 @@ def test_image_classifier_is_trained_by_the_command(tmp_path, capsys):
     predictions = pd.read_csv(tmp_path / "model" / "predictions.csv")
     assert set(predictions["y_true"]) == {"plain", "bright"}
     assert set(predictions["split"]) == {"train", "tuning", "test"}
+
+
+def test_every_argument_of_every_command_is_explained_with_its_default():
+    verbs = next(iter(_parser()._subparsers._group_actions)).choices
+    assert len(verbs) > 20
+    silent = [(verb, action.dest) for verb, parser in verbs.items() for action in parser._actions if not action.help]
+    assert silent == []
+    page = " ".join(verbs["evaluate-masks"].format_help().split())
+    assert "edges of size strata in mm (default: 5 20 40 70)" in page
+    assert "(default: any_overlap)" in page
+    assert "say in the report that the images are simulated --out" in page  # a flag has none
