@@ -16,8 +16,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hybrid.deep.augmentation import jitter, random_symmetry
-from hybrid.deep.embeddings import load_encoder, one_thread
-from hybrid.deep.fitting import bf16_helps, read_checkpoint, write_checkpoint
+from hybrid.deep.embeddings import load_encoder
+from hybrid.deep.fitting import bf16_helps, read_checkpoint, training_machine, write_checkpoint
 from hybrid.deep.networks import Architecture, architecture_of, build_network
 from hybrid.deep.preprocessing import Preprocessing, crop_lesion, network_input
 from hybrid.errors import InputError
@@ -110,7 +110,7 @@ def train_lesion_classifier(
     progress: bool = False,
     card: dict[str, Any] | None = None,
 ) -> LesionClassifier:
-    """Fit the trunk and the head end to end; classes are balanced by weights.
+    """Fit the trunk and the head end to end, on all threads of the CPU; classes are balanced by weights.
 
     Parameters
     ----------
@@ -154,13 +154,16 @@ def train_lesion_classifier(
         )
     encoder = load_encoder(start, modality=modality, seed=seed)
     targets = np.array([order.index(name) for name in names])
-    with one_thread(), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = nn.Linear(encoder.dim, len(order))
         model = nn.Sequential(encoder.network, head)
         fit = _Fit(model, inputs, targets, len(order), epochs, batch_size, learning_rate, seed)
         fit.run(precision, None if checkpoint is None else Path(checkpoint), progress=progress)
-    details = {"start": str(start), "epochs": epochs, "lesions": len(names), "classes_counted": _counts(names)}
+    details = {
+        "start": str(start), "epochs": epochs, "lesions": len(names), "classes_counted": _counts(names),
+        "trained_on": training_machine("cpu"),
+    }  # fmt: skip
     state = digest([float(value.double().sum()) for value in head.state_dict().values()])
     return LesionClassifier(
         encoder.network.eval(), head.eval(), order, encoder.preprocessing, {**details, "sha256": state, **(card or {})}
