@@ -50,7 +50,7 @@ LESION_PATCHES: Final = 0.85
 
 MASS_PATCH_MM: Final = 96.0
 """Longest edge of the patches of stage 2 without a GPU. In the same time a network sees three times as many patches as
-with edges of 144 mm, and finds far more of the small masses; a kidney still fits in."""
+with edges of 144 mm, and small masses need many; a kidney still fits in."""
 
 ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "plan": {"width": 8, "memory_gib": 0.25},

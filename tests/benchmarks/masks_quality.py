@@ -178,7 +178,8 @@ def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> No
         title="Renal masses on CT, 3 mm voxels",
     )  # fmt: skip
     for name in ("masks_summary", "baselines", "detection", "froc_operating_points", "classification"):
-        print(pd.read_csv(out / "tables" / f"{name}.csv").to_string())
+        if (path := out / "tables" / f"{name}.csv").is_file():  # a cascade may lack the last stage
+            print(pd.read_csv(path).to_string())
 
 
 def _painted(folder: Path, suffix: str) -> tuple[pd.DataFrame, pd.DataFrame]:
