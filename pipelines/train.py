@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -34,6 +34,10 @@ SPLIT_COLUMN = "split"
 SPLITS = ("train", "validation", "test", "external")
 
 
+VALIDATION_SHARE: Final = 0.15
+"""Of the patients, without folds."""
+
+
 @dataclass(frozen=True)
 class Fold:
     """Which cases train a network and which tell it when it is good."""
@@ -51,7 +55,7 @@ def train_segmenter(
     epochs: int | None = None,
     folds: int | None = None,
     members: int | None = None,
-    validation_share: float = 0.15,
+    validation_share: float = VALIDATION_SHARE,
     image: str | None = None,
     seed: int = 0,
     plan: Mapping[str, Any] | None = None,
@@ -125,7 +129,7 @@ def train_segmenter(
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
     chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
-    cases, splits = _split(one_image(cohort, image), folds, members, validation_share, seed)
+    cases, splits = training_folds(one_image(cohort, image), folds, members, validation_share, seed)
     run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
     prints = all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
@@ -148,10 +152,14 @@ def train_segmenter(
     return out
 
 
-def _split(
-    cases: Cohort, folds: int | None, members: int | None, validation_share: float, seed: int
+def training_folds(
+    cases: Cohort,
+    folds: int | None = None,
+    members: int | None = None,
+    validation_share: float = VALIDATION_SHARE,
+    seed: int = 0,
 ) -> tuple[Cohort, list[Fold]]:
-    """Folds that are trained, and their cases."""
+    """Folds that :func:`train_segmenter` trains with these arguments, and their cases."""
     if members is not None and not 1 <= members <= (folds or 1):
         raise InputError(
             f"The 'members' parameter must be from 1 to the number of folds ({folds or 1}); got {members}."

@@ -323,6 +323,7 @@ def read_checkpoint(path: Path, key: str) -> dict[str, Any]:
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    # Zip, unpickling and tensor errors share no narrower base.
     except Exception as error:
         raise InputError(
             f"The checkpoint cannot be read ({type(error).__name__}).",

@@ -27,9 +27,10 @@ from ..evaluate_masks import evaluate_masks
 from ..files import read_exact, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
-from ..train import SPLIT_COLUMN, networks_at_once, read_pair, split_of, train_segmenter
+from ..train import SPLIT_COLUMN, networks_at_once, read_pair, split_of, train_segmenter, training_folds
 from .baselines import renal_baselines
 from .lesion_mri import split_cohort
+from .second_look import train_second_look
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,8 @@ def run_renal_mass(
     if model is None:
         train_cascade(
             cohort, folder, kinds, network=network, minutes=minutes, epochs=epochs, members=members,
-            kidney_spacing_mm=kidney_spacing_mm, mass_spacing_mm=mass_spacing_mm, seed=seed, resume=resume, **work,
+            kidney_spacing_mm=kidney_spacing_mm, mass_spacing_mm=mass_spacing_mm, inference=inference, seed=seed,
+            resume=resume, **work,
         )  # fmt: skip
     judged = Cohort(case for case in cohort if split_of(case) in ("test", "external"))
     segment_cohort(judged, folder, out / "predicted", options=inference, **work)
@@ -186,6 +188,7 @@ def train_cascade(
     members: int = 2,
     kidney_spacing_mm: float = 4.0,
     mass_spacing_mm: float | None = None,
+    inference: Mapping[str, Any] | None = None,
     seed: int = 0,
     plan: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -194,7 +197,7 @@ def train_cascade(
     backend: str = "loky",
     progress: bool = True,
 ) -> Path:
-    """Train the three stages and write the cascade's folder.
+    """Train the three stages and the second look, and write the cascade's folder.
 
     Parameters
     ----------
@@ -202,11 +205,13 @@ def train_cascade(
         CT and masks with labels 1 kidney, 2 tumour, 3 cyst; ``split`` as in :func:`run_renal_mass`, test cases are not
         touched.
     folder : path-like
-        Gets ``kidney/``, ``mass/``, ``classifier/`` and ``model.json``.
+        Gets ``kidney/``, ``mass/``, ``classifier/``, ``candidates.csv`` and ``model.json``.
     kinds : DataFrame, optional
         Class of each lesion, see :func:`run_renal_mass`. With one class only there is no third stage.
     network, minutes, epochs, members, kidney_spacing_mm, mass_spacing_mm, seed, resume, n_jobs, backend, progress
         As in :func:`run_renal_mass`.
+    inference : mapping, optional
+        As in :func:`run_renal_mass`, for the candidates that the second look learns from.
     plan, settings : mapping, optional
         Overrides of the plans and training settings of both segmentation stages.
 
@@ -236,15 +241,22 @@ def train_cascade(
     logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
     fine: dict[str, Any] = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
     narrow = {"patch_mm": MASS_PATCH_MM} if small else {}
+    ensemble = _ensemble(cohort, members)
     train_segmenter(
-        _for_folds(cohort, members), folder / "mass", **_ensemble(cohort, members),
+        _for_folds(cohort, members), folder / "mass", **ensemble,
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
         plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **narrow, **common, **fine, "label_map": {3: 2},
               "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm},
         **shared,
     )  # fmt: skip
+    cases, folds = training_folds(_for_folds(cohort, members), **ensemble, seed=seed)
+    names = [f"mass/fold_{number}" for number in range(members)] if members > 1 else ["mass"]
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    look = train_second_look(
+        cases, folder, rules, dict(zip(names, folds, strict=True)), inference=inference, seed=seed, **work
+    )
     classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)
-    return save_cascade(folder, rules, classifier=classified, card={"versions": versions()})
+    return save_cascade(folder, rules, classifier=classified, second_look=look, card={"versions": versions()})
 
 
 def _minutes(minutes: float | None) -> dict[str, float | None]:

@@ -1,7 +1,8 @@
 """The renal cascade: kidneys at low resolution, masses inside them, a class for every mass (system a).
 
-Stage 1 looks at the whole scan at low resolution; stage 2, an ensemble, only at the kidneys and a margin; stage 3 at
-each mass. Rules between the stages are in mm and mm^3 and are part of the model's card.
+Stage 1 looks at the whole scan at low resolution; stage 2, an ensemble, only at the kidneys and a margin; a second look
+drops what is no mass; stage 3 looks at each mass. Rules between the stages are in mm and mm^3 and are part of the
+model's card.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,11 +25,12 @@ from hybrid.images import from_array
 from hybrid.lesions import label_lesions, lesion_table
 from hybrid.provenance import digest
 
+from .candidates import SecondLook, measure_candidates
 from .geometry import Box
 from .inference import Segmentation
 from .lesion_classes import LesionClassifier, load_lesion_classifier
-from .preprocessing import SPECK_VOXELS, Scan, open_scan
-from .segmenter import SegmentedCase, Segmenter, confidence, load_segmenter, read_card, write_card
+from .preprocessing import SPECK_VOXELS, Scan, intensity_scale, network_array, network_labels, open_scan
+from .segmenter import SegmentedCase, Segmenter, confidence, load_segmenter, on_plan_grid, read_card, write_card
 
 FORMAT: Final = "hybrid-renal-cascade-1"
 KIDNEY, MASS = 1, 2
@@ -79,6 +81,8 @@ class RenalCascade:
         Margins and limits.
     path : Path
         The folder.
+    second_look : SecondLook, optional
+        Drops masses of stage 2; its score is then their confidence.
     """
 
     kidney: Segmenter
@@ -86,12 +90,13 @@ class RenalCascade:
     classifier: LesionClassifier | None = None
     rules: CascadeRules = field(default_factory=CascadeRules)
     path: Path = Path()
+    second_look: SecondLook | None = None
 
     @property
     def digest(self) -> str:
         """Digest of all weights, options and rules."""
         parts = [self.kidney.digest, self.mass.digest, self.classifier.digest if self.classifier else None]
-        return digest([parts, asdict(self.rules)])
+        return digest([parts, asdict(self.rules), self.second_look.to_dict() if self.second_look else None])
 
     @property
     def labels(self) -> dict[int, str]:
@@ -123,6 +128,7 @@ class RenalCascade:
         return {
             "path": self.path.name, "kidney": self.kidney.describe(), "mass": self.mass.describe(),
             "classes": list(self.classifier.classes) if self.classifier else [], "rules": asdict(self.rules),
+            "second_look": self.second_look.card if self.second_look else {},
         }  # fmt: skip
 
     def segment(self, image: sitk.Image, *, case_id: str | None = None) -> SegmentedCase:
@@ -143,12 +149,10 @@ class RenalCascade:
         """
         begin = time.monotonic()
         scan = open_scan(image, case_id=case_id)
-        coarse = self.kidney.run(scan, export=False)
-        kidneys = keep_kidneys(coarse.coarse > 0, self.kidney.plan.spacing, self.rules)
-        relevant = widened(kidneys, self.rules.margin_mm, self.kidney.plan.spacing)
-        fine = self.mass.run(scan, relevant=relevant)
-        labels, numbers = self._clean(fine, scan)
-        lesions, embeddings = self._masses(numbers, image, scan, fine, case_id)
+        coarse, fine = self._stages(scan)
+        scores = self._scores(fine, scan)
+        labels, numbers = self._clean(fine, scan, scores)
+        lesions, embeddings = self._masses(numbers, image, scan, fine, scores, case_id)
         details = {
             "windows": coarse.windows.total + fine.windows.total,
             "windows_run": coarse.windows.run + fine.windows.run, "seconds": time.monotonic() - begin,
@@ -159,8 +163,57 @@ class RenalCascade:
             maps["class"] = back(self._class_map(numbers, lesions))
         return SegmentedCase(back(labels), lesions, maps, embeddings, details)
 
-    def _clean(self, fine: Segmentation, scan: Scan) -> tuple[np.ndarray, np.ndarray]:
-        """Labels after the rules of stage 2 and the masses numbered by volume."""
+    def _stages(self, scan: Scan, *, export: bool = True) -> tuple[Segmentation, Segmentation]:
+        """Both segmentation stages, the second one at the kidneys that the first one found."""
+        coarse = self.kidney.run(scan, export=False)
+        kidneys = keep_kidneys(coarse.coarse > 0, self.kidney.plan.spacing, self.rules)
+        relevant = widened(kidneys, self.rules.margin_mm, self.kidney.plan.spacing)
+        return coarse, self.mass.run(scan, relevant=relevant, export=export)
+
+    def candidates(self, image: sitk.Image, mask: sitk.Image, *, case_id: str | None = None) -> pd.DataFrame:
+        """Measure what stage 2 marks as mass, and say what of it is one: what a second look learns from.
+
+        Parameters
+        ----------
+        image : SimpleITK.Image
+            CT in Hounsfield units.
+        mask : SimpleITK.Image
+            Reference labels on the same grid, as stage 2 was trained on.
+        case_id : str, optional
+            Named in errors.
+
+        Returns
+        -------
+        DataFrame
+            One row per candidate: :data:`~hybrid.deep.segmentation.candidates.FEATURES`, and ``is_mass`` (1 when it
+            shares a voxel with a mass of the reference).
+        """
+        scan = open_scan(image, case_id=case_id)
+        _, fine = self._stages(scan, export=False)
+        numbers, table = self._measured(fine, scan)
+        reference = network_labels(mask, scan, self.mass.plan, case_id=case_id)[fine.box] == MASS
+        real = np.unique(numbers[reference])
+        return table.assign(is_mass=np.isin(np.arange(1, len(table) + 1), real).astype(int))
+
+    def _measured(self, fine: Segmentation, scan: Scan) -> tuple[np.ndarray, pd.DataFrame]:
+        """Candidates of stage 2, numbered on its own grid inside ``fine.box``, and what was measured on them."""
+        plan, labels = self.mass.plan, fine.coarse[fine.box]
+        organ = keep_kidneys(labels > 0, plan.spacing, self.rules)
+        smallest = self.smallest_mass_mm3
+        numbers, _ = label_lesions(organ & (labels == MASS), plan.spacing, min_volume_mm3=smallest)
+        mean, sd = intensity_scale(scan, plan)[2:]
+        values = network_array(scan, plan, fine.box) * np.float32(sd) + np.float32(mean)
+        return numbers, measure_candidates(numbers, organ, fine.probability, values, plan.spacing)
+
+    def _scores(self, fine: Segmentation, scan: Scan) -> np.ndarray | None:
+        """Score of the second look at every voxel of a candidate (inside ``fine.box``), 0 elsewhere."""
+        if self.second_look is None:
+            return None
+        numbers, table = self._measured(fine, scan)
+        return np.concatenate([[0.0], self.second_look.scores(table)])[numbers]
+
+    def _clean(self, fine: Segmentation, scan: Scan, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels after the rules of stage 2 and the second look, and the masses numbered by volume."""
         labels = fine.labels.copy()
         box = foreground_box(labels)
         if box is None:
@@ -172,6 +225,10 @@ class RenalCascade:
         close = np.unique(found[near & (found > 0)])
         alone = not (inside == KIDNEY).any()
         wanted = [number for number in range(1, count + 1) if alone or number in close]
+        if scores is not None and self.second_look is not None:
+            corner = [part.start for part in box]
+            best = {n: best_score(np.argwhere(found == n) + corner, labels.shape, fine, scores) for n in wanted}
+            wanted = [number for number in wanted if best[number] >= self.second_look.threshold]
         renumbered = np.zeros(count + 1, np.int32)
         renumbered[wanted] = np.arange(1, len(wanted) + 1)
         masses = renumbered[found]
@@ -182,8 +239,9 @@ class RenalCascade:
         return labels, numbers
 
     def _masses(
-        self, numbers: np.ndarray, image: sitk.Image, scan: Scan, fine: Segmentation, case_id: str | None
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        self, numbers: np.ndarray, image: sitk.Image, scan: Scan, fine: Segmentation, scores: np.ndarray | None,
+        case_id: str | None,
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
         box = foreground_box(numbers)
         original = scan.orientation.undo(numbers)
         table = lesion_table(original > 0, image)
@@ -191,8 +249,12 @@ class RenalCascade:
             return self._named(table, np.zeros((0, len(self.classes)))), pd.DataFrame()
         ordered, _ = label_lesions(original > 0, image.GetSpacing()[::-1])
         canonical = scan.orientation.apply(ordered)
-        scores = [confidence(canonical == number, fine, MASS) for number in table["lesion_id"]]
-        table = table.assign(confidence=[s[0] for s in scores], mean_probability=[s[1] for s in scores])
+        regions = [canonical == number for number in table["lesion_id"]]
+        sure = [confidence(region, fine, MASS) for region in regions]
+        table = table.assign(confidence=[s[0] for s in sure], mean_probability=[s[1] for s in sure])
+        if scores is not None:
+            best = [best_score(np.argwhere(region), region.shape, fine, scores) for region in regions]
+            table = table.assign(confidence=best)
         numbers[:] = canonical
         if self.classifier is None:
             return self._named(table, np.zeros((len(table), 0))), pd.DataFrame()
@@ -228,6 +290,11 @@ class RenalCascade:
         return values[numbers]
 
 
+def best_score(places: np.ndarray, shape: Sequence[int], fine: Segmentation, scores: np.ndarray) -> float:
+    """Score of a mass, given by its places on the source's grid: the best of the candidates of stage 2 under it."""
+    return float(scores[on_plan_grid(places, shape, fine, MASS)].max(initial=0.0))
+
+
 def foreground_box(labels: np.ndarray) -> Box | None:
     """Bounding box of everything that is not 0, or None."""
     found = ndimage.find_objects((labels > 0).astype(np.uint8))
@@ -253,12 +320,18 @@ def widened(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, f
 
 
 def save_cascade(
-    folder: str | Path, rules: CascadeRules, *, classifier: bool, card: Mapping[str, Any] | None = None
+    folder: str | Path,
+    rules: CascadeRules,
+    *,
+    classifier: bool,
+    second_look: SecondLook | None = None,
+    card: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the card of a cascade whose stages lie in ``kidney``, ``mass`` and ``classifier`` inside the folder."""
     folder = Path(folder)
     stages = {"kidney": "kidney", "mass": "mass", **({"classifier": "classifier"} if classifier else {})}
-    write_card(folder, {"format": FORMAT, "stages": stages, "rules": asdict(rules), **(card or {})})
+    look = {} if second_look is None else {"second_look": second_look.to_dict()}
+    write_card(folder, {"format": FORMAT, "stages": stages, "rules": asdict(rules), **look, **(card or {})})
     return folder
 
 
@@ -283,9 +356,9 @@ def load_cascade(folder: str | Path) -> RenalCascade:
             path=folder / stages["mass"],
         )
     classifier = load_lesion_classifier(folder / stages["classifier"]) if "classifier" in stages else None
-    return RenalCascade(
-        load_segmenter(folder / stages["kidney"]), mass, classifier, CascadeRules(**card["rules"]), folder
-    )
+    look = SecondLook.from_dict(card["second_look"]) if "second_look" in card else None
+    kidney, rules = load_segmenter(folder / stages["kidney"]), CascadeRules(**card["rules"])
+    return RenalCascade(kidney, mass, classifier, rules, folder, look)
 
 
 def load_model(folder: str | Path) -> Segmenter | RenalCascade:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -223,12 +223,19 @@ def confidence(region: np.ndarray, found: Segmentation, channel: int) -> tuple[f
 
     Voxels of the plan's grid count that have this label; a small region that holds none of them gets 0, the last rank.
     """
-    places = np.argwhere(region)
-    size, coarse = np.array(region.shape), np.array(found.coarse.shape)
-    index = np.minimum(((places + 0.5) * coarse / size).astype(int), coarse - 1)
-    index = index[found.coarse[tuple(index.T)] == channel] - [part.start for part in found.box]
-    values = found.probability[tuple(index.T)].astype(float)
+    values = found.probability[on_plan_grid(np.argwhere(region), region.shape, found, channel)].astype(float)
     return (float(values.max()), float(values.mean())) if values.size else (0.0, 0.0)
+
+
+def on_plan_grid(places: np.ndarray, shape: Sequence[int], found: Segmentation, channel: int) -> tuple[np.ndarray, ...]:
+    """Index, inside ``found.box``, of the plan's voxels with a label under places of the source's grid.
+
+    ``places`` has the shape (n, 3), ``shape`` is that of the source (z, y, x).
+    """
+    coarse = np.array(found.coarse.shape)
+    index = np.minimum(((places + 0.5) * coarse / np.asarray(shape)).astype(int), coarse - 1)
+    index = index[found.coarse[tuple(index.T)] == channel] - [part.start for part in found.box]
+    return tuple(index.T)
 
 
 def save_segmenter(folder: str | Path, network: nn.Module, plan: SegmentationPlan, card: Mapping[str, Any]) -> Path:

@@ -171,6 +171,7 @@ class PreparedCase:
             for name, file in zip(("image", "drawn"), voxel_files(self.path), strict=True):
                 path = file
                 arrays[name] = np.load(file, mmap_mode="r")
+        # A damaged file raises what NumPy, zipfile or the parser of its header raise; they share no narrower base.
         except Exception as error:
             raise InputError(
                 f"The prepared case cannot be read: {error}.",

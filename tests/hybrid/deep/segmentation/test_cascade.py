@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hybrid.deep.segmentation import lesion_classes
+from hybrid.deep.segmentation.candidates import FEATURES, SecondLook
 from hybrid.deep.segmentation.cascade import (
     CascadeRules,
     RenalCascade,
@@ -95,6 +96,44 @@ def test_confidence_is_the_probability_of_a_mass_not_of_an_organ(cascade):
     found = doubtful.segment(abdomen())
     assert found.lesions["confidence"].item() == pytest.approx(0.6, abs=1e-3)
     assert found.lesions["mean_probability"].item() == pytest.approx(0.6, abs=1e-3)
+
+
+def second_look(threshold, **middle):
+    """Ranks by what is named: above this value a mass is rather real."""
+    zeros, ones = (0.0,) * len(FEATURES), (1.0,) * len(FEATURES)
+    means, linear = (tuple(values.get(n, 0.0) for n in FEATURES) for values in (middle, dict.fromkeys(middle, 1.0)))
+    return SecondLook(means, ones, linear, zeros, 0.0, threshold, {})
+
+
+def two_masses():
+    """The abdomen with a further, dark mass in the other kidney."""
+    values = to_array(abdomen()).copy()
+    values[ball(values.shape, (24, 20, 54), 3)] = 160
+    return from_array(values, abdomen())
+
+
+def test_second_look_drops_masses_and_its_score_is_their_confidence(cascade):
+    by_density = second_look(0.5, density=180.0)
+    assert len(cascade.segment(two_masses()).lesions) == 2
+    looked = replace(cascade, second_look=by_density)
+    found = looked.segment(two_masses())
+    assert len(found.lesions) == 1
+    assert found.lesions["confidence"].item() == pytest.approx(1 / (1 + np.exp(-3)))
+    assert (to_array(found.mask)[ball((48, 40, 64), (24, 20, 54), 2)] == 1).all()
+    kept = replace(looked, second_look=replace(by_density, threshold=0.0)).segment(two_masses())
+    assert len(kept.lesions) == 2
+    assert kept.lesions["confidence"].min() == pytest.approx(1 / (1 + np.exp(3)))
+    assert len({cascade.digest, looked.digest, replace(looked, second_look=second_look(0.0)).digest}) == 3
+
+
+def test_candidates_are_measured_and_compared_with_the_reference(cascade):
+    image = two_masses()
+    values = to_array(image)
+    reference = np.where(values == 200, 2, (values > 60).astype(int)).astype(np.uint8)
+    table = cascade.candidates(image, from_array(reference, image))
+    assert table["is_mass"].tolist() == [1, 0]
+    assert table["density"].to_numpy() == pytest.approx([200, 160])
+    assert table["contrast"].to_numpy() == pytest.approx([100, 60])
 
 
 @pytest.mark.parametrize(("voxels", "masses"), [(3, 1), (5, 2)])
@@ -193,6 +232,20 @@ def test_cascade_refuses_a_stage_of_another_label_set(plan, tmp_path):
     save_cascade(tmp_path, CascadeRules(), classifier=False)
     with pytest.raises(InputError, match=r"kidney.*mass"):
         load_cascade(tmp_path)
+
+
+def test_a_cascade_keeps_its_rules_and_second_look(plan, tmp_path):
+    one = replace(plan, labels=(1,), label_names=("kidney",))
+    both = replace(plan, labels=(1, 2), label_names=("kidney", "mass"))
+    for name, own in (("kidney", one), ("mass", both)):
+        save_segmenter(tmp_path / name, build_segmenter(own).eval(), own, {})
+    look, rules = replace(second_look(0.3, log_volume=2.0), card={"masses": 40}), CascadeRules(margin_mm=12.0)
+    save_cascade(tmp_path, rules, classifier=False, second_look=look)
+    loaded = load_cascade(tmp_path)
+    assert (loaded.second_look, loaded.rules) == (look, rules)
+    assert loaded.describe()["second_look"] == {"masses": 40}
+    save_cascade(tmp_path, CascadeRules(), classifier=False)
+    assert load_cascade(tmp_path).second_look is None
 
 
 def test_folder_that_is_no_model_says_so(tmp_path):

@@ -1,0 +1,251 @@
+"""Second look at the masses of a cascade: a classifier says which candidates are masses, from what is measured on each.
+
+A network judges voxels. Whether a region of them is one lesion, a calyx or a piece of bowel beside the kidney shows in
+its size, its density beside that of the kidney, and its place. So a logistic regression on a dozen measurements and
+their squares ranks what stage 2 marked (candidates first, then fewer false ones: Setio et al. 2017,
+doi:10.1016/j.media.2017.06.015). It learns from patients that the networks did not train on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+
+from hybrid.errors import InputError
+from hybrid.lesions import bounding_box
+
+FEATURES: Final[Mapping[str, str]] = {
+    "max_probability": "largest probability of a mass",
+    "mean_probability": "mean probability of a mass",
+    "log_volume": "logarithm of the volume (mm^3)",
+    "density": "mean of the voxels (HU)",
+    "density_sd": "their standard deviation (HU)",
+    "contrast": "density minus that of the kidney within two voxels (HU); 0 where there is none",
+    "kidney_border": "share of the surroundings (two voxels) that is kidney",
+    "outside_border": "share of the surroundings that lies outside the kidney and its sinus",
+    "sinus_border": "share of the surroundings that lies in the sinus",
+    "depth_mm": "mean depth below the surface of the kidney with its sinus (mm)",
+    "elongation": "longest by shortest principal axis",
+    "fill": "volume by that of the box around it",
+}
+"""What is measured on a candidate."""
+
+SINUS_MM: Final = 21.0
+"""Gaps of a kidney up to twice as wide count as its sinus."""
+
+FALSE_POSITIVES: Final = 1.0
+"""False positives a patient that the threshold of the second look allows."""
+
+FEWEST: Final = 20
+"""Masses, and other candidates, that a second look needs to learn from."""
+
+LIMIT: Final = 3.0
+"""Standard deviations beyond which a measurement counts as this."""
+
+PENALTY: Final = 0.3
+FOLDS: Final = 5
+SURROUNDINGS: Final = 2
+_CROSS: Final = ndimage.generate_binary_structure(3, 1)
+
+
+def measure_candidates(
+    numbers: np.ndarray,
+    organ: np.ndarray,
+    probability: np.ndarray,
+    values: np.ndarray,
+    spacing: Sequence[float],
+) -> pd.DataFrame:
+    """Measure numbered candidates.
+
+    Parameters
+    ----------
+    numbers : ndarray of int, shape (z, y, x)
+        Candidates, numbered from 1; 0 elsewhere.
+    organ : ndarray of bool, shape (z, y, x)
+        Kidneys with all masses that were marked.
+    probability : ndarray of float, shape (z, y, x)
+        Of a mass.
+    values : ndarray of float, shape (z, y, x)
+        The image (HU).
+    spacing : sequence of float
+        Voxel size (z, y, x) in mm.
+
+    Returns
+    -------
+    DataFrame
+        One row per candidate, in the order of their numbers, with the columns of :data:`FEATURES`.
+    """
+    filled = _filled(organ, spacing)
+    depth = ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    kidney = organ & (numbers == 0)
+    rows = []
+    for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+        wide = tuple(slice(max(0, part.start - SURROUNDINGS), part.stop + SURROUNDINGS) for part in box)
+        region = numbers[wide] == number
+        around = ndimage.binary_dilation(region, _CROSS, iterations=SURROUNDINGS) & ~region
+        beside, inside = around & kidney[wide], filled[wide]
+        density, count = values[wide][region], max(1, int(around.sum()))
+        points = np.argwhere(region) * np.asarray(spacing)
+        rows.append({
+            "max_probability": probability[wide][region].max(),
+            "mean_probability": probability[wide][region].mean(),
+            "log_volume": math.log(len(points) * math.prod(spacing)),
+            "density": density.mean(),
+            "density_sd": density.std(),
+            "contrast": density.mean() - values[wide][beside].mean() if beside.any() else 0.0,
+            "kidney_border": beside.sum() / count,
+            "outside_border": (around & ~inside).sum() / count,
+            "sinus_border": (around & inside & ~organ[wide]).sum() / count,
+            "depth_mm": depth[wide][region].mean(),
+            "elongation": _elongation(points, spacing),
+            "fill": region.sum() / math.prod(part.stop - part.start for part in box),
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(FEATURES), dtype=float)
+
+
+def _filled(organ: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Kidneys with their sinus: closed by a ball."""
+    box = bounding_box(organ)
+    filled = organ.copy()
+    if box is None:
+        return filled
+    reach = [math.ceil(SINUS_MM / step) + 1 for step in spacing]
+    region = np.pad(organ[box], [(n, n) for n in reach])
+    wide = ndimage.distance_transform_edt(~region, sampling=spacing) <= SINUS_MM
+    closed = ndimage.distance_transform_edt(wide, sampling=spacing) > SINUS_MM
+    filled[box] |= closed[tuple(slice(n, size - n) for n, size in zip(reach, region.shape, strict=True))]
+    return filled
+
+
+def _elongation(points: np.ndarray, spacing: Sequence[float]) -> float:
+    """Longest by shortest axis of the ellipsoid with the region's moments; a voxel counts as a box, not as a point."""
+    moments = np.cov(points.T, bias=True) + np.diag(np.square(spacing)) / 12
+    axes = np.linalg.eigvalsh(moments)
+    return float(np.sqrt(axes[-1] / axes[0]))
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """Logistic regression that ranks candidates; below the threshold they are dropped.
+
+    Parameters
+    ----------
+    mean, scale : tuple of float
+        That standardise the :data:`FEATURES`, in their order.
+    linear, square : tuple of float
+        Coefficients of the standardised features, limited to :data:`LIMIT` standard deviations, and of their squares.
+    intercept : float
+        Of the logit.
+    threshold : float
+        Candidates with a lower score are dropped.
+    card : dict
+        What it learned from: patients, candidates, and the recall of candidates at the threshold on patients left out.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    linear: tuple[float, ...]
+    square: tuple[float, ...]
+    intercept: float
+    threshold: float
+    card: dict[str, Any]
+
+    def scores(self, table: pd.DataFrame) -> np.ndarray:
+        """Probability of being a mass, for every row of :func:`measure_candidates`.
+
+        It is right for as many masses among the candidates as in the training, and is meant for ranking.
+        """
+        values = _limited((table[list(FEATURES)].to_numpy(float) - self.mean) / self.scale)
+        logit = values @ np.asarray(self.linear) + values**2 @ np.asarray(self.square) + self.intercept
+        return np.asarray(1 / (1 + np.exp(-logit)), dtype=float)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with the names of the features."""
+        return {**asdict(self), "features": list(FEATURES)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> SecondLook:
+        """Read what :meth:`to_dict` gave.
+
+        Raises
+        ------
+        InputError
+            When it measures other things than this version.
+        """
+        if content["features"] != list(FEATURES):
+            raise InputError(
+                "The cascade's second look measures other things than this version.",
+                advice="Train the cascade again, or install the version that trained it.",
+            )
+        numbers = {name: tuple(map(float, content[name])) for name in ("mean", "scale", "linear", "square")}
+        return cls(**numbers, intercept=content["intercept"], threshold=content["threshold"], card=content["card"])
+
+
+def fit_second_look(
+    table: pd.DataFrame, patients: int, *, false_positives: float = FALSE_POSITIVES, seed: int = 0
+) -> SecondLook | None:
+    """Fit the ranking of candidates and its threshold.
+
+    Parameters
+    ----------
+    table : DataFrame
+        :data:`FEATURES`, ``is_mass`` (0 or 1) and ``patient_id``, of patients that the networks did not train on.
+    patients : int
+        How many patients were looked at, those without a candidate included.
+    false_positives : float
+        Of each patient, on average: the threshold is the lowest that stays below it in patients left out of the fit.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    SecondLook or None
+        None when there are fewer than :data:`FEWEST` masses or other candidates: too few to learn from.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+    real = table["is_mass"].to_numpy(int)
+    if min(real.sum(), (1 - real).sum()) < FEWEST:
+        return None
+    values = table[list(FEATURES)].to_numpy(float)
+    regression = LogisticRegression(C=PENALTY, max_iter=1000)
+    model = make_pipeline(StandardScaler(), FunctionTransformer(_with_squares), regression)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    groups = table["patient_id"].to_numpy()
+    left_out = cross_val_predict(model, values, real, groups=groups, cv=folds, method="predict_proba")[:, 1]
+    threshold = _threshold(left_out[real == 0], math.floor(false_positives * patients))
+    scaler = model.fit(values, real)[0]
+    card = {
+        "patients": patients, "masses": int(real.sum()), "others": int((1 - real).sum()),
+        "false_positives_allowed": false_positives,
+        "left_out": {"masses_kept": float((left_out[real == 1] >= threshold).mean()),
+                     "false_positives": float((left_out[real == 0] >= threshold).sum() / patients)},
+    }  # fmt: skip
+    linear, square = np.split(regression.coef_[0], 2)
+    numbers = {"mean": scaler.mean_, "scale": scaler.scale_, "linear": linear, "square": square}
+    parts = {name: tuple(map(float, column)) for name, column in numbers.items()}
+    return SecondLook(**parts, intercept=float(regression.intercept_[0]), threshold=threshold, card=card)
+
+
+def _limited(values: np.ndarray) -> np.ndarray:
+    return np.clip(values, -LIMIT, LIMIT)
+
+
+def _with_squares(values: np.ndarray) -> np.ndarray:
+    values = _limited(values)
+    return np.hstack([values, values**2])
+
+
+def _threshold(scores: np.ndarray, allowed: int) -> float:
+    """Lowest threshold that keeps at most ``allowed`` of the scores; 0 when all may stay."""
+    ordered = np.sort(scores)[::-1]
+    return 0.0 if len(ordered) <= allowed else float(np.nextafter(ordered[allowed], 1.0))
