@@ -509,7 +509,22 @@ class MaskReport:
         if self.gap is not None:
             parts.append(("Overfitting", self.gap.method))
         parts.append(("Volumes", self._volumes().method))
+        if look := self.record.get("second_look"):
+            parts.append(("Second look", _second_look_text(look)))
         return parts
+
+
+def _second_look_text(look: Mapping[str, Any]) -> str:
+    left_out, allowed = look["left_out"], f"{look['false_positives_allowed']:g}"
+    return (
+        "The masses that the networks marked were ranked by a logistic regression on measurements of size, density, "
+        f"place and probability and their squares, fitted to {look['masses']} masses and {look['others']} other "
+        f"candidates of {look['patients']} patients whom the network in question was not trained on (candidates, then "
+        "fewer false ones: Setio et al. 2017, doi:10.1016/j.media.2017.06.015). Its score is the confidence of a mass. "
+        f"The cut-off was fixed there, for at most {allowed} false positives a patient: in patients left out of the "
+        f"fit it kept {number(100 * left_out['masses_kept'], 1)} % of the masses among the candidates, with "
+        f"{number(left_out['false_positives'])} false positives a patient."
+    )
 
 
 def _draw_curves(curves: pd.DataFrame, ax: Any) -> None:

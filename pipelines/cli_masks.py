@@ -191,7 +191,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         default="any_overlap",
         help="when a lesion counts as found: any_overlap, iou_0.1, iou_0.5 or centre_in_mask",
     )
-    parser.add_argument("--sizes", nargs="+", type=float, default=[5, 20, 40, 70], help="edges of size strata in mm")
+    _sizes_argument(parser)
     parser.add_argument("--convention", default="kits", help="what an empty mask scores: kits, nnunet or monai")
     parser.add_argument("--split", choices=("train", "validation", "test", "external"), help="judge these cases only")
     parser.add_argument("--title", default="Segmentation", help="of the report")
@@ -237,6 +237,10 @@ def labels_of_word(text: str) -> list[int]:
         raise HybridError(f"Labels are whole numbers; found {text!r}.", advice="Example: mass=2,3.") from None
 
 
+def _sizes_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sizes", nargs="+", type=float, default=[5, 20, 40, 70], help="edges of size strata in mm")
+
+
 def _add_renal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cohort", help="cohort table: CT, masks (1 kidney, 2 tumour, 3 cyst), optional split")
     parser.add_argument("--lesions", help="table case_id, centre_x, centre_y, centre_z, kind: the class of each lesion")
@@ -245,6 +249,7 @@ def _add_renal(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=2, help="networks of the second stage")
     parser.add_argument("--kidney-spacing", type=float, default=4.0, help="voxel size of stage 1 in mm")
     parser.add_argument("--mass-spacing", type=float, help="voxel size of stage 2 in mm (default: the median)")
+    _sizes_argument(parser)
     _inference_arguments(parser)
     _simulated_argument(parser)
     parser.add_argument("--out", required=True, help="folder for the cascade, masks, tables and report.html")
@@ -258,7 +263,7 @@ def _renal(options: argparse.Namespace) -> int:
         Cohort.read(options.cohort), options.out, lesions=options.lesions, model=options.model,
         network=options.network, minutes=options.minutes, epochs=options.epochs, members=options.members,
         kidney_spacing_mm=options.kidney_spacing, mass_spacing_mm=options.mass_spacing, seed=options.seed,
-        simulated=options.simulated, inference=_inference_options(options),
+        simulated=options.simulated, inference=_inference_options(options), sizes_mm=options.sizes,
         resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip
     options.say(f"Report: {report.resolve()}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from hybrid.files import write_csv
 from hybrid.provenance import hashed_patient, versions
 from hybrid.tables import require_columns
 
-from ..evaluate_masks import evaluate_masks
+from ..evaluate_masks import DEFAULT_SIZES_MM, evaluate_masks
 from ..files import read_exact, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
@@ -65,8 +65,6 @@ NARROWED: Final = ("dynunet", "unet")
 FOLDS: Final = 5
 """Each network of stage 2 validates on another fifth of the patients, unless there are more networks."""
 
-STRATA_MM: Final = (5.0, 20.0, 40.0, 70.0)
-
 
 def run_renal_mass(
     cohort: Cohort,
@@ -81,6 +79,7 @@ def run_renal_mass(
     kidney_spacing_mm: float = 4.0,
     mass_spacing_mm: float | None = None,
     inference: Mapping[str, Any] | None = None,
+    sizes_mm: Sequence[float] = DEFAULT_SIZES_MM,
     seed: int = 0,
     title: str = "Renal masses on CT",
     simulated: bool = False,
@@ -114,6 +113,8 @@ def run_renal_mass(
         Voxel size of the stages; stage 2 by default the median of the cohort.
     inference : mapping, optional
         Fields of :class:`hybrid.deep.segmentation.InferenceOptions`, for example ``{"engine": "openvino"}``.
+    sizes_mm : sequence of float
+        Edges of the size strata (mm).
     seed, resume, n_jobs, backend, progress
         See :func:`hybrid.pipelines.train_segmenter`.
     title : str
@@ -126,6 +127,8 @@ def run_renal_mass(
     Path
         ``report.html``.
     """
+    from hybrid.deep.segmentation.cascade import load_cascade
+
     from ..mask_report import write_mask_report
 
     out = Path(out)
@@ -142,21 +145,23 @@ def run_renal_mass(
     judged = Cohort(case for case in cohort if split_of(case) in ("test", "external"))
     segment_cohort(judged, folder, out / "predicted", options=inference, **work)
     table = evaluate_masks(
-        judged, out / "predicted", out, structures=STRUCTURES, lesions="mass", sizes_mm=STRATA_MM, report=False, **work
+        judged, out / "predicted", out, structures=STRUCTURES, lesions="mass", sizes_mm=sizes_mm, report=False, **work
     )
     classified = classify_reference_lesions(judged, folder, out, kinds, work)
     write_csv(classified, out / "classified_lesions.csv")
     baselines = renal_baselines(cohort, out, STRUCTURES, work)
+    look = load_cascade(folder).second_look
     record = {
         "settings": {"network": network, "minutes": minutes, "epochs": epochs, "members": members, "seed": seed,
                      "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm,
-                     "inference": dict(inference or {})},
+                     "inference": dict(inference or {}), "sizes_mm": list(sizes_mm)},
+        "second_look": look.card if look is not None else None,
         "versions": versions(),
     }  # fmt: skip
     write_json(record, out / "record.json")
     return write_mask_report(
         table, out, cohort=judged, masks=out / "predicted" / "masks", lesions="mass", lesion_labels=STRUCTURES["mass"],
-        sizes_mm=STRATA_MM, title=title, classified=classified, baselines=baselines, published="renal_mass",
+        sizes_mm=sizes_mm, title=title, classified=classified, baselines=baselines, published="renal_mass",
         simulated=simulated, record=record, curves=_curves(folder),
     )  # fmt: skip
 

@@ -107,6 +107,20 @@ def test_sections_hold_every_table_and_figure_of_the_page(report, tmp_path):
     assert sorted(pictures) == sorted(re.findall(r'id="figure-(\w+)"', page.read_text(encoding="utf-8")))
 
 
+def test_a_second_look_is_explained_where_a_cascade_has_one(mask_report, tmp_path):
+    left_out = {"masses_kept": 0.925, "false_positives": 0.98}
+    look = {"patients": 90, "masses": 180, "others": 150, "false_positives_allowed": 1.0, "left_out": left_out}
+    looked = MaskReport(mask_report.table, lesions="mass", n_boot=100, run_record={"second_look": look})
+    page = looked.save(tmp_path / "report.html").read_text(encoding="utf-8")
+    for text in (
+        "fitted to 180 masses and 150 other candidates of 90 patients",
+        "kept 92.5 % of the masses",
+        "0.98 false",
+    ):
+        assert text in page
+    assert "logistic regression" not in mask_report.save(tmp_path / "other.html").read_text(encoding="utf-8")
+
+
 def test_sections_of_masks_hold_every_table_and_figure_of_the_page(mask_report, tmp_path):
     page = mask_report.save(tmp_path / "report.html")
     sections = mask_report.sections(tmp_path / "figures", mask_report.tables())

@@ -35,6 +35,9 @@ INFERENCE = {"engine": "openvino", "overlap": 0.5, "mirror": True}
 NARROW = {"width": 8, "memory_gib": 0.25}
 """Of the malformations: enough steps to learn the training patients by heart in minutes without a GPU."""
 
+SIZES_MM = (5.0, 10.0, 20.0, 40.0, 70.0)
+"""Lesions below 10 mm are of few voxels of 3 mm: they have strata of their own."""
+
 EXTERNAL = ScanStyle("external3", "portal", 20.0, 0.6, 1.5, 5.0, 3.0)
 
 
@@ -174,8 +177,8 @@ def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> No
     cohort.to_csv(out / "cohort.csv", index=False)
     run_renal_mass(
         Cohort.from_csv(out / "cohort.csv"), out, lesions=pd.concat([lesions, more]), minutes=minutes,
-        kidney_spacing_mm=6.0, model=model, inference=INFERENCE, simulated=True, n_jobs=jobs, progress=False,
-        title="Renal masses on CT, 3 mm voxels",
+        kidney_spacing_mm=6.0, model=model, inference=INFERENCE, sizes_mm=SIZES_MM, simulated=True, n_jobs=jobs,
+        progress=False, title="Renal masses on CT, 3 mm voxels",
     )  # fmt: skip
     for name in ("masks_summary", "baselines", "detection", "froc_operating_points", "classification"):
         if (path := out / "tables" / f"{name}.csv").is_file():  # a cascade may lack the last stage
