@@ -81,6 +81,8 @@ def measure_candidates(
     DataFrame
         One row per candidate, in the order of their numbers, with the columns of :data:`FEATURES`.
     """
+    if not numbers.any():
+        return pd.DataFrame(columns=list(FEATURES), dtype=float)
     filled = _filled(organ, spacing)
     depth = ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     kidney = organ & (numbers == 0)

@@ -136,6 +136,15 @@ def test_candidates_are_measured_and_compared_with_the_reference(cascade):
     assert table["contrast"].to_numpy() == pytest.approx([100, 60])
 
 
+def test_a_scan_without_kidneys_has_no_candidates(cascade):
+    empty = sitk.Cast(abdomen(), sitk.sitkFloat32) * 0
+    looked = replace(cascade, second_look=second_look(0.5))
+    found = looked.segment(empty)
+    assert found.lesions.empty
+    assert "confidence" in found.lesions
+    assert cascade.candidates(empty, sitk.Cast(empty, sitk.sitkUInt8)).empty
+
+
 @pytest.mark.parametrize(("voxels", "masses"), [(3, 1), (5, 2)])
 def test_specks_of_few_voxels_of_stage_two_are_kidney(cascade, voxels, masses):
     values = to_array(abdomen()).copy()
