@@ -377,7 +377,7 @@ def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
         raise InputError(
             f"{len(results.failures)} of {len(cases)} cases cannot be used for training ({names}). "
             f"First: {first['message']}",
-            advice=f"{first['advice']} Nothing was trained yet; the good cases are kept for the next run.",
+            advice=f"{first['advice']} The good cases are kept for the next run.",
             case_id=str(first["case_id"]),
         )
     return results.rows

@@ -10,6 +10,19 @@ import pytest
 import SimpleITK as sitk
 
 
+def pytest_configure(config):
+    """Share the cores between the processes of pytest-xdist: each of them would take them all."""
+    if not hasattr(config, "workerinput"):
+        return
+    import threadpoolctl
+    import torch
+
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    torch.set_num_threads(threads)
+    threadpoolctl.threadpool_limits(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # of the processes that a test starts
+
+
 @pytest.fixture(scope="session")
 def benchmarks() -> Path:
     """Folder of the benchmark data; tests that need it are skipped when ``HYBRID_BENCHMARKS`` is unset."""
