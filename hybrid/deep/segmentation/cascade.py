@@ -56,6 +56,9 @@ class CascadeRules:
         Smaller masses are dropped, and those of fewer than four voxels of stage 2.
     max_distance_mm : float
         Masses farther than this from a kidney are dropped.
+    mass_weight : float
+        What stage 2's probability of a mass is multiplied by before the largest wins. Above 1 more is marked, for the
+        second look to choose from; a mass that stage 2 marks without it, too, keeps that smaller shape.
     """
 
     margin_mm: float = 15.0
@@ -63,6 +66,7 @@ class CascadeRules:
     min_kidney_mm3: float = 10_000.0
     min_mass_mm3: float = 30.0
     max_distance_mm: float = 5.0
+    mass_weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,8 @@ class RenalCascade:
         coarse = self.kidney.run(scan, export=False)
         kidneys = keep_kidneys(coarse.coarse > 0, self.kidney.plan.spacing, self.rules)
         relevant = widened(kidneys, self.rules.margin_mm, self.kidney.plan.spacing)
-        return coarse, self.mass.run(scan, relevant=relevant, export=export)
+        weights = None if self.rules.mass_weight == 1 else (1.0, 1.0, self.rules.mass_weight)
+        return coarse, self.mass.run(scan, relevant=relevant, weights=weights, export=export)
 
     def candidates(self, image: sitk.Image, mask: sitk.Image, *, case_id: str | None = None) -> pd.DataFrame:
         """Measure what stage 2 marks as mass, and say what of it is one: what a second look learns from.
@@ -231,12 +236,18 @@ class RenalCascade:
             wanted = [number for number in wanted if best[number] >= self.second_look.threshold]
         renumbered = np.zeros(count + 1, np.int32)
         renumbered[wanted] = np.arange(1, len(wanted) + 1)
-        masses = renumbered[found]
-        cleaned = np.where(kept & (inside == KIDNEY), KIDNEY, 0).astype(np.uint8)
-        cleaned[(inside == MASS) & kept & (masses == 0)] = KIDNEY
+        sure = inside if fine.sure is None else fine.sure[box]
+        masses = self._shaped(renumbered[found], sure, scan)
+        cleaned = np.where(kept & (sure > 0), KIDNEY, 0).astype(np.uint8)
         cleaned[masses > 0] = MASS
         labels[box], numbers[box] = cleaned, masses
         return labels, numbers
+
+    def _shaped(self, masses: np.ndarray, sure: np.ndarray, scan: Scan) -> np.ndarray:
+        """Masses in the shape that stage 2 gives them without weights, where it is large enough to be one."""
+        known, _ = label_lesions((sure == MASS) & (masses > 0), scan.spacing, min_volume_mm3=self.smallest_mass_mm3)
+        doubtful = ~np.isin(masses, np.unique(masses[known > 0]))
+        return np.where((known > 0) | doubtful, masses, 0)
 
     def _masses(
         self, numbers: np.ndarray, image: sitk.Image, scan: Scan, fine: Segmentation, scores: np.ndarray | None,

@@ -59,11 +59,13 @@ class Segmentation:
     coarse : ndarray of uint8, shape (z, y, x)
         The same on the plan's grid, whole scan.
     probability : ndarray of float16, shape (z, y, x)
-        Probability of the label in ``coarse``, on the plan's grid inside ``box``.
+        Probability of the label in ``coarse``, on the plan's grid inside ``box``, without weights.
     box : tuple of slice
         Where the network looked, on the plan's grid.
     windows : WindowCount
         Windows of the scan, and windows run.
+    sure : ndarray of uint8, shape (z, y, x)
+        As ``labels``, without weights; None where there were none.
     """
 
     labels: np.ndarray
@@ -71,6 +73,7 @@ class Segmentation:
     probability: np.ndarray
     box: Box
     windows: WindowCount = field(default_factory=WindowCount)
+    sure: np.ndarray | None = None
 
 
 def segment_scan(
@@ -80,6 +83,7 @@ def segment_scan(
     options: InferenceOptions | None = None,
     *,
     relevant: np.ndarray | None = None,
+    weights: Sequence[float] | None = None,
     export: bool = True,
 ) -> Segmentation:
     """Segment a scan.
@@ -97,6 +101,8 @@ def segment_scan(
     relevant : ndarray of bool, optional
         Where a result is wanted, over the whole scan's extent at any resolution (canonical orientation). Voxels
         outside get background.
+    weights : sequence of float, optional
+        What the probability of each channel is multiplied by before the largest wins; that of the background is 1.
     export : bool
         Also give labels on the source's grid, the largest array; a first stage needs the plan's grid only.
 
@@ -112,23 +118,30 @@ def segment_scan(
     count = WindowCount(total, len(chosen))
     coarse = np.zeros(shape, np.uint8)
     exporter = SlabExporter(scan.array.shape, shape) if export else None
+    sure = SlabExporter(scan.array.shape, shape) if export and weights else None
     if not chosen:
         empty = np.zeros((0, 0, 0), np.float16)
-        return Segmentation(_exported(exporter), coarse, empty, (slice(0, 0),) * 3, count)
+        return Segmentation(_exported(exporter), coarse, empty, (slice(0, 0),) * 3, count, sure and sure.finish())
     box = _union(chosen, shape)
     values = _padded(network_array(scan, plan, box), shape, plan)
     probability = np.zeros([part.stop - part.start for part in box], np.float16)
+    factors = np.asarray(weights or 1.0, np.float32).reshape(-1, 1, 1, 1)
     for slab in stream_slabs(values, chosen, box, plan, engine, options):
         z = slice(slab.start, slab.start + slab.probabilities.shape[1])
         inside = None if wanted is None else wanted[z, box[1], box[2]]
         if inside is not None:
             slab.probabilities[0][~inside] = 1.0
             slab.probabilities[1:, ~inside] = 0.0
-        coarse[z, box[1], box[2]] = slab.probabilities.argmax(0)
-        probability[z.start - box[0].start : z.stop - box[0].start] = slab.probabilities.max(0)
+        scores = slab.probabilities * factors if weights else slab.probabilities
+        labels = scores.argmax(0)
+        coarse[z, box[1], box[2]] = labels
+        chance = np.take_along_axis(slab.probabilities, labels[None], 0)[0]
+        probability[z.start - box[0].start : z.stop - box[0].start] = chance
         if exporter is not None:
-            exporter.add(slab.probabilities, z.start, box[1], box[2])
-    return Segmentation(_exported(exporter), coarse, probability, box, count)
+            exporter.add(scores, z.start, box[1], box[2])
+        if sure is not None:
+            sure.add(slab.probabilities, z.start, box[1], box[2])
+    return Segmentation(_exported(exporter), coarse, probability, box, count, sure and sure.finish())
 
 
 def _exported(exporter: SlabExporter | None) -> np.ndarray:

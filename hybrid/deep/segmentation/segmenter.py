@@ -145,9 +145,9 @@ class Segmenter:
                     path=self.path,
                 )
 
-    def run(self, scan: Scan, *, relevant: np.ndarray | None = None, export: bool = True) -> Segmentation:
-        """Channel numbers on the scan's grid (canonical orientation), see :func:`segment_scan`."""
-        return segment_scan(scan, self.plan, self.engine, self.options, relevant=relevant, export=export)
+    def run(self, scan: Scan, **how: Any) -> Segmentation:
+        """Channel numbers on the scan's grid (canonical orientation); ``how`` as for :func:`segment_scan`."""
+        return segment_scan(scan, self.plan, self.engine, self.options, **how)
 
     def segment(self, image: sitk.Image, *, case_id: str | None = None) -> SegmentedCase:
         """Segment one image.

@@ -126,6 +126,41 @@ def test_second_look_drops_masses_and_its_score_is_their_confidence(cascade):
     assert len({cascade.digest, looked.digest, replace(looked, second_look=second_look(0.0)).digest}) == 3
 
 
+class Unsure(Threshold):
+    """Takes the outer shell of a mass, or all of it, for kidney, with 30 % for the mass."""
+
+    def __init__(self, low, high, surely):
+        super().__init__(low, high)
+        self.surely = surely
+
+    def __call__(self, patches):
+        sure = super().__call__(patches)
+        doubt = 0.7 * sure[:, 2] * (patches[:, 0] < self.surely)
+        return np.stack([sure[:, 0], sure[:, 1] + doubt, sure[:, 2] - doubt], axis=1)
+
+
+def test_a_weight_marks_what_stage_two_doubts_and_its_probability_stays(cascade):
+    doubtful = replace(cascade, mass=stage(cascade.mass.plan, Unsure(60, 150, surely=300)))
+    assert doubtful.segment(abdomen()).lesions.empty
+    marked = replace(doubtful, rules=replace(cascade.rules, mass_weight=5.0)).segment(abdomen())
+    assert marked.lesions["mean_probability"].item() == pytest.approx(0.3, abs=1e-3)
+    expected = ball((48, 40, 64), (24, 20, 20), 4)
+    assert (to_array(marked.mask)[expected] == 2).mean() > 0.95
+
+
+def test_a_mass_that_stage_two_is_sure_of_keeps_its_shape_with_a_weight(cascade):
+    values = to_array(abdomen()).copy()
+    core = ball(values.shape, (24, 20, 20), 2)
+    values[core] = 400
+    image = from_array(values, abdomen())
+    halved = replace(cascade, mass=stage(cascade.mass.plan, Unsure(60, 150, surely=300)))
+    plain = halved.segment(image)
+    weighted = replace(halved, rules=replace(cascade.rules, mass_weight=5.0)).segment(image)
+    assert (to_array(plain.mask)[core] == 2).all()
+    np.testing.assert_array_equal(to_array(weighted.mask), to_array(plain.mask))
+    assert len(weighted.lesions) == 1
+
+
 def test_candidates_are_measured_and_compared_with_the_reference(cascade):
     image = two_masses()
     values = to_array(image)
@@ -248,7 +283,7 @@ def test_a_cascade_keeps_its_rules_and_second_look(plan, tmp_path):
     both = replace(plan, labels=(1, 2), label_names=("kidney", "mass"))
     for name, own in (("kidney", one), ("mass", both)):
         save_segmenter(tmp_path / name, build_segmenter(own).eval(), own, {})
-    look, rules = replace(second_look(0.3, log_volume=2.0), card={"masses": 40}), CascadeRules(margin_mm=12.0)
+    look, rules = replace(second_look(0.3, log_volume=2.0), card={"masses": 40}), CascadeRules(mass_weight=3.0)
     save_cascade(tmp_path, rules, classifier=False, second_look=look)
     loaded = load_cascade(tmp_path)
     assert (loaded.second_look, loaded.rules) == (look, rules)
