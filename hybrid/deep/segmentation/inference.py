@@ -121,7 +121,7 @@ def segment_scan(
     sure = SlabExporter(scan.array.shape, shape) if export and weights else None
     if not chosen:
         empty = np.zeros((0, 0, 0), np.float16)
-        return Segmentation(_exported(exporter), coarse, empty, (slice(0, 0),) * 3, count, sure and sure.finish())
+        return Segmentation(_exported(exporter), coarse, empty, (slice(0, 0),) * 3, count, _unweighted(sure))
     box = _union(chosen, shape)
     values = _padded(network_array(scan, plan, box), shape, plan)
     probability = np.zeros([part.stop - part.start for part in box], np.float16)
@@ -141,11 +141,15 @@ def segment_scan(
             exporter.add(scores, z.start, box[1], box[2])
         if sure is not None:
             sure.add(slab.probabilities, z.start, box[1], box[2])
-    return Segmentation(_exported(exporter), coarse, probability, box, count, sure and sure.finish())
+    return Segmentation(_exported(exporter), coarse, probability, box, count, _unweighted(sure))
 
 
 def _exported(exporter: SlabExporter | None) -> np.ndarray:
     return np.zeros((0, 0, 0), np.uint8) if exporter is None else exporter.finish()
+
+
+def _unweighted(exporter: SlabExporter | None) -> np.ndarray | None:
+    return None if exporter is None else exporter.finish()
 
 
 def predict_array(
