@@ -81,7 +81,7 @@ def train_second_look(
         write_csv(table, folder / CANDIDATES)
     look = fit_second_look(table, len(patients), seed=seed) if rows else None
     if look is None:
-        logger.warning(
+        logger.info(
             "The second look at masses is left out: it needs %d masses and %d other candidates in patients that were "
             "not trained on.", FEWEST, FEWEST,
         )  # fmt: skip

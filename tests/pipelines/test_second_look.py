@@ -95,7 +95,7 @@ def test_second_look_learns_from_the_patients_that_each_network_did_not_see(stud
 
 def test_too_few_candidates_leave_it_out_and_say_so(study, caplog):
     cohort, folder, folds = study
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         assert train_second_look(cohort, folder, CascadeRules(), folds, progress=False) is None
     assert "needs 20 masses and 20 other candidates" in caplog.text
     assert (folder / CANDIDATES).is_file()
