@@ -61,7 +61,7 @@ def train_second_look(
     SecondLook or None
         None when there are too few candidates to learn from.
     """
-    from hybrid.deep.segmentation.candidates import FEWEST, fit_second_look
+    from hybrid.deep.segmentation.candidates import FEWEST, FOLDS, fit_second_look
 
     folder = Path(folder)
     rows: Rows = []
@@ -82,8 +82,8 @@ def train_second_look(
     look = fit_second_look(table, len(patients), seed=seed) if rows else None
     if look is None:
         logger.info(
-            "The second look at masses is left out: it needs %d masses and %d other candidates in patients that were "
-            "not trained on.", FEWEST, FEWEST,
+            "The second look at masses is left out: it needs %d masses and %d other candidates, each in %d patients "
+            "or more, that were not trained on.", FEWEST, FEWEST, FOLDS,
         )  # fmt: skip
         return None
     kept = look.card["left_out"]

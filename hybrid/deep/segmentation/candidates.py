@@ -208,7 +208,8 @@ def fit_second_look(
     Returns
     -------
     SecondLook or None
-        None when there are fewer than :data:`FEWEST` masses or other candidates: too few to learn from.
+        None when there are fewer than :data:`FEWEST` masses or other candidates, or when fewer than :data:`FOLDS`
+        patients have them: too few to learn from.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
@@ -216,13 +217,14 @@ def fit_second_look(
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
     real = table["is_mass"].to_numpy(int)
-    if min(real.sum(), (1 - real).sum()) < FEWEST:
+    groups = table["patient_id"].to_numpy()
+    kinds = [groups[real == kind] for kind in (0, 1)]
+    if any(len(own) < FEWEST or len(set(own)) < FOLDS for own in kinds):
         return None
     values = table[list(FEATURES)].to_numpy(float)
     regression = LogisticRegression(C=PENALTY, max_iter=1000)
     model = make_pipeline(StandardScaler(), FunctionTransformer(_with_squares), regression)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    groups = table["patient_id"].to_numpy()
     left_out = cross_val_predict(model, values, real, groups=groups, cv=folds, method="predict_proba")[:, 1]
     threshold = _threshold(left_out[real == 0], math.floor(false_positives * patients))
     scaler = model.fit(values, real)[0]

@@ -110,6 +110,12 @@ def test_too_few_of_either_kind_give_no_ranking(kept):
     assert fit_second_look(few, 60) is None
 
 
+def test_masses_of_too_few_patients_give_no_ranking():
+    table = simulated()
+    few = table.assign(patient_id=[f"p{number % 4}" for number in range(len(table))])
+    assert fit_second_look(few, 4) is None
+
+
 def test_plain_data_gives_the_same_scores_and_another_version_is_refused():
     look = fit_second_look(simulated(), 60)
     content = look.to_dict()
