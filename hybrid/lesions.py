@@ -19,8 +19,7 @@ from scipy.spatial.distance import cdist
 
 from .errors import GeometryError, InputError
 from .images import index_to_point
-
-Box = tuple[slice, slice, slice]
+from .regions import bounding_box
 
 LESION_COLUMNS: Final = (
     "lesion_id",
@@ -121,31 +120,6 @@ def check_region(region: np.ndarray, spacing_zyx: Sequence[float] | np.ndarray, 
     if spacing.shape != (3,) or not np.isfinite(spacing).all() or (spacing <= 0).any():
         raise InputError(f"Expected three positive voxel sizes (z, y, x) in mm, found {spacing_zyx}.")
     return spacing
-
-
-def bounding_box(*regions: np.ndarray) -> Box | None:
-    """Smallest box around everything that is not 0 in any of several arrays of one shape.
-
-    Parameters
-    ----------
-    *regions : ndarray, shape (z, y, x)
-        Of bool or whole numbers.
-
-    Returns
-    -------
-    tuple of slice, or None
-        None when all are empty.
-    """
-    box: list[slice] = [slice(None)] * 3
-    for axis, others in enumerate(((1, 2), (0, 2), (0, 1))):
-        used = np.zeros(regions[0].shape[axis], dtype=bool)
-        for region in regions:
-            used |= region[tuple(box)].any(axis=others)
-        if not used.any():
-            return None
-        places = np.flatnonzero(used)
-        box[axis] = slice(int(places[0]), int(places[-1]) + 1)
-    return box[0], box[1], box[2]
 
 
 def max_diameter_mm(region: np.ndarray, spacing_zyx: Sequence[float] | np.ndarray) -> float:

@@ -18,7 +18,8 @@ from scipy.spatial import KDTree
 
 from .errors import InputError, unknown_name
 from .images import ORIGIN_TOLERANCE_MM, compare_geometry, to_array
-from .lesions import bounding_box, check_probability, check_region, label_lesions, measure_lesions
+from .lesions import check_probability, check_region, label_lesions, measure_lesions
+from .regions import bounding_box
 
 STRUCTURES_KITS: Final[dict[str, tuple[int, ...]]] = {"kidney_and_mass": (1, 2, 3), "mass": (2, 3), "tumor": (2,)}
 """Structures of KiTS23: kidney 1, tumour 2, cyst 3 (github.com/neheller/kits23, kits23/configuration/labels.py)."""

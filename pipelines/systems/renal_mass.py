@@ -131,7 +131,7 @@ def run_renal_mass(
     Path
         ``report.html``.
     """
-    from hybrid.deep.segmentation.cascade import load_cascade
+    from hybrid.deep.segmentation.segmenter import read_card
 
     from ..mask_report import write_mask_report
 
@@ -154,12 +154,12 @@ def run_renal_mass(
     classified = classify_reference_lesions(judged, folder, out, kinds, work)
     write_csv(classified, out / "classified_lesions.csv")
     baselines = renal_baselines(cohort, out, STRUCTURES, work)
-    look = load_cascade(folder).second_look
+    look = read_card(folder).get("second_look")
     record = {
         "settings": {"network": network, "minutes": minutes, "epochs": epochs, "members": members, "seed": seed,
                      "kidney_spacing_mm": kidney_spacing_mm, "mass_spacing_mm": mass_spacing_mm,
                      "inference": dict(inference or {}), "sizes_mm": list(sizes_mm)},
-        "second_look": look.card if look is not None else None,
+        "second_look": look["card"] if look is not None else None,
         "versions": versions(),
     }  # fmt: skip
     write_json(record, out / "record.json")

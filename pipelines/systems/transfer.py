@@ -25,6 +25,7 @@ from hybrid.errors import InputError, LeakageError, unknown_name
 from hybrid.files import write_csv
 from hybrid.images import from_array, labels_in, read_image, read_mask, to_array
 from hybrid.provenance import digest, file_digest, versions
+from hybrid.regions import widened
 
 from ..files import write_json
 from ..runner import Rows, run_cases
@@ -458,7 +459,6 @@ def judge_case(
 
 def locate_case(case: Case, seed: int, *, model: str, folder: str, inference: Mapping[str, Any]) -> Rows:
     """Store the voxels (of the locator's grid) that the networks of all arms look at; the row names the file."""
-    from hybrid.deep.segmentation.cascade import widened
     from hybrid.deep.segmentation.preprocessing import open_scan
 
     scan = open_scan(read_image(next(iter(case.images.values())), case_id=case.case_id), case_id=case.case_id)

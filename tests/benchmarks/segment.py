@@ -112,8 +112,9 @@ def whole_scan(model, image):
 
 def cascade(model, image, engine):
     """The cascade up to the labels of stage 2; returns them and the region of interest."""
-    from hybrid.deep.segmentation.cascade import keep_kidneys, load_cascade, widened
+    from hybrid.deep.segmentation.cascade import keep_kidneys, load_cascade
     from hybrid.deep.segmentation.preprocessing import open_scan
+    from hybrid.regions import widened
 
     loaded = load_cascade(model)
     loaded = loaded.with_options(overlap=0.25, blending="constant", precision="float32", device="cpu", engine=engine)

@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import ndimage
 
 from hybrid.errors import InputError
-from hybrid.lesions import bounding_box
+from hybrid.regions import closed
 
 FEATURES: Final[Mapping[str, str]] = {
     "max_probability": "largest probability of a mass",
@@ -49,8 +49,14 @@ LIMIT: Final = 3.0
 """Standard deviations beyond which a measurement counts as this."""
 
 PENALTY: Final = 0.3
+"""Inverse strength of the quadratic penalty (``C`` of :class:`sklearn.linear_model.LogisticRegression`)."""
+
 FOLDS: Final = 5
+"""Parts of the patients that are left out in turn, to choose the threshold."""
+
 SURROUNDINGS: Final = 2
+"""Voxels around a candidate whose tissue is measured."""
+
 _CROSS: Final = ndimage.generate_binary_structure(3, 1)
 
 
@@ -83,7 +89,7 @@ def measure_candidates(
     """
     if not numbers.any():
         return pd.DataFrame(columns=list(FEATURES), dtype=float)
-    filled = _filled(organ, spacing)
+    filled = closed(organ, SINUS_MM, spacing)
     depth = ndimage.distance_transform_edt(np.pad(filled, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     kidney = organ & (numbers == 0)
     rows = []
@@ -109,20 +115,6 @@ def measure_candidates(
             "fill": region.sum() / math.prod(part.stop - part.start for part in box),
         })  # fmt: skip
     return pd.DataFrame(rows, columns=list(FEATURES), dtype=float)
-
-
-def _filled(organ: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Kidneys with their sinus: closed by a ball."""
-    box = bounding_box(organ)
-    filled = organ.copy()
-    if box is None:
-        return filled
-    reach = [math.ceil(SINUS_MM / step) + 1 for step in spacing]
-    region = np.pad(organ[box], [(n, n) for n in reach])
-    wide = ndimage.distance_transform_edt(~region, sampling=spacing) <= SINUS_MM
-    closed = ndimage.distance_transform_edt(wide, sampling=spacing) > SINUS_MM
-    filled[box] |= closed[tuple(slice(n, size - n) for n, size in zip(reach, region.shape, strict=True))]
-    return filled
 
 
 def _elongation(points: np.ndarray, spacing: Sequence[float]) -> float:

@@ -18,15 +18,14 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from scipy import ndimage
 
 from hybrid.errors import InputError
 from hybrid.images import from_array
 from hybrid.lesions import label_lesions, lesion_table
 from hybrid.provenance import digest
+from hybrid.regions import bounding_box, widened
 
 from .candidates import SecondLook, measure_candidates
-from .geometry import Box
 from .inference import Segmentation
 from .lesion_classes import LesionClassifier, load_lesion_classifier
 from .preprocessing import SPECK_VOXELS, Scan, intensity_scale, network_array, network_labels, open_scan
@@ -220,7 +219,7 @@ class RenalCascade:
     def _clean(self, fine: Segmentation, scan: Scan, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Labels after the rules of stage 2 and the second look, and the masses numbered by volume."""
         labels = fine.labels.copy()
-        box = foreground_box(labels)
+        box = bounding_box(labels)
         if box is None:
             return labels, np.zeros(labels.shape, np.int32)
         inside, numbers = labels[box], np.zeros(labels.shape, np.int32)
@@ -253,7 +252,7 @@ class RenalCascade:
         self, numbers: np.ndarray, image: sitk.Image, scan: Scan, fine: Segmentation, scores: np.ndarray | None,
         case_id: str | None,
     ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-        box = foreground_box(numbers)
+        box = bounding_box(numbers)
         original = scan.orientation.undo(numbers)
         table = lesion_table(original > 0, image)
         if box is None:
@@ -306,28 +305,10 @@ def best_score(places: np.ndarray, shape: Sequence[int], fine: Segmentation, sco
     return float(scores[on_plan_grid(places, shape, fine, MASS)].max(initial=0.0))
 
 
-def foreground_box(labels: np.ndarray) -> Box | None:
-    """Bounding box of everything that is not 0, or None."""
-    found = ndimage.find_objects((labels > 0).astype(np.uint8))
-    return found[0] if found else None
-
-
 def keep_kidneys(region: np.ndarray, spacing: tuple[float, float, float], rules: CascadeRules) -> np.ndarray:
     """Keep the largest connected regions (26-neighbourhood): at most ``max_kidneys``, none below ``min_kidney_mm3``."""
     numbers, count = label_lesions(region, spacing, min_volume_mm3=rules.min_kidney_mm3)
     return (numbers > 0) & (numbers <= min(count, rules.max_kidneys))
-
-
-def widened(region: np.ndarray, margin_mm: float, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Voxels within ``margin_mm`` of a region (Euclidean distance)."""
-    box = foreground_box(region)
-    result = np.zeros(region.shape, bool)
-    if box is None:
-        return result
-    reach = [int(np.ceil(margin_mm / s)) + 1 for s in spacing]
-    wide = tuple(slice(max(0, b.start - r), b.stop + r) for b, r in zip(box, reach, strict=True))
-    result[wide] = ndimage.distance_transform_edt(~region[wide].astype(bool), sampling=spacing) <= margin_mm
-    return result
 
 
 def save_cascade(

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybrid.regions import bounding_box
+
 from .geometry import AxisWeights, Box, apply_axis, axis_weights
 
 CHUNK_BYTES = 64 * 2**20
@@ -94,9 +96,9 @@ class SlabExporter:
 
     def _write(self, probabilities: np.ndarray, start: int, begin: int, end: int, y: slice, x: slice) -> None:
         foreground = probabilities[0] < probabilities[1:].max(axis=0)
-        if begin >= end or not foreground.any():
+        box = bounding_box(foreground, margin=(1, 1, 1))
+        if begin >= end or box is None:
             return
-        box = _widened(foreground)
         rows, columns = self._outputs(1, y.start + box[1].start, y.start + box[1].stop), self._outputs(
             2, x.start + box[2].start, x.start + box[2].stop
         )  # fmt: skip
@@ -123,11 +125,3 @@ class SlabExporter:
             index = np.clip(weights.index[part[axis]] - offsets[axis], 0, values.shape[axis + 1] - 1)
             values = apply_axis(values, AxisWeights(index, weights.weight[part[axis]]), axis - 3)
         return values
-
-
-def _widened(region: np.ndarray) -> Box:
-    parts = []
-    for axis in range(3):
-        found = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
-        parts.append(slice(max(0, int(found[0]) - 1), min(region.shape[axis], int(found[-1]) + 2)))
-    return parts[0], parts[1], parts[2]

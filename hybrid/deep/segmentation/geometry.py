@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-Box = tuple[slice, slice, slice]
+from hybrid.regions import Box
 
 WHOLE: Final = slice(None)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from hybrid.images import Orientation, orientation_of, to_array
 from hybrid.lesions import label_lesions
 from hybrid.mri import correct_bias
 from hybrid.provenance import digest, file_digest
+from hybrid.regions import bounding_box
 
 from .geometry import WHOLE, Box, resize, resize_labels, target_shape
 from .losses import lesion_weights
@@ -142,15 +142,6 @@ def merge_labels(labels: np.ndarray, label_map: dict[int, int]) -> np.ndarray:
     return merged
 
 
-def crop_box(region: np.ndarray, margin: Sequence[int]) -> Box:
-    """Bounding box of a region, widened by a margin (voxels of each axis), inside the array."""
-    box = []
-    for axis, extra in enumerate(margin):
-        found = np.flatnonzero(region.any(axis=tuple(other for other in range(3) if other != axis)))
-        box.append(slice(max(0, int(found[0]) - extra), min(region.shape[axis], int(found[-1]) + 1 + extra)))
-    return box[0], box[1], box[2]
-
-
 def write_training_case(
     image: sitk.Image, mask: sitk.Image, plan: SegmentationPlan, path: Path, *, case_id: str
 ) -> dict[str, Any]:
@@ -177,11 +168,14 @@ def write_training_case(
     labels = network_labels(mask, scan, plan, case_id=case_id)
     box: Box = (WHOLE, WHOLE, WHOLE)
     stored: dict[str, Any] = {}
-    if plan.crop_margin_mm is not None and labels.any():
+    if plan.crop_margin_mm is not None:
         margin = [math.ceil(plan.crop_margin_mm / step) for step in plan.spacing]
-        inner = crop_box(labels > 0, margin)
-        box = crop_box(labels > 0, [m + math.ceil(CONTEXT * size) for m, size in zip(margin, plan.patch, strict=True)])
-        stored["inner"] = np.array([[i.start - o.start, i.stop - o.start] for i, o in zip(inner, box, strict=True)])
+        context = [m + math.ceil(CONTEXT * size) for m, size in zip(margin, plan.patch, strict=True)]
+        inner, outer = bounding_box(labels, margin=margin), bounding_box(labels, margin=context)
+        if inner is not None and outer is not None:
+            box = outer
+            bounds = [[i.start - o.start, i.stop - o.start] for i, o in zip(inner, outer, strict=True)]
+            stored["inner"] = np.array(bounds)
     labels = labels[box]
     values = network_array(scan, plan, box)
     rng = np.random.default_rng(0)

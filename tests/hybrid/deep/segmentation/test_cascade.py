@@ -15,7 +15,6 @@ from hybrid.deep.segmentation.cascade import (
     keep_kidneys,
     load_cascade,
     save_cascade,
-    widened,
 )
 from hybrid.deep.segmentation.lesion_classes import (
     default_preprocessing,
@@ -228,17 +227,6 @@ def test_at_most_two_kidneys_and_none_too_small():
         region[5 : 5 + size, 5 : 5 + size, x : x + size] = True
     kept = keep_kidneys(region, (1.0, 1.0, 1.0), CascadeRules(min_kidney_mm3=10))
     assert kept.sum() == 6**3 + 5**3
-
-
-def test_margin_is_in_millimetres():
-    region = np.zeros((21, 21, 21), bool)
-    region[10, 10, 10] = True
-    near = widened(region, 4.0, (2.0, 1.0, 4.0))
-    assert near[12, 10, 10]
-    assert near[10, 14, 10]
-    assert near[10, 10, 11]
-    assert not near[13, 10, 10]
-    assert not near[10, 10, 12]
 
 
 def test_model_folder_round_trip(plan, tmp_path):
