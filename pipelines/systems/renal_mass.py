@@ -57,11 +57,18 @@ MASS_WEIGHT: Final = 10.0
 """With a second look, a voxel may be of a mass from a tenth of the probability of kidney and background on. Chosen on
 patients that the networks were not trained on, none of them a test patient."""
 
+MASS_PLAN: Final[Mapping[str, Any]] = {
+    "modality": "ct", "labels": {"kidney": 1, "mass": 2}, "label_map": {3: 2}, "lesions": ("mass",),
+    "foreground_share": LESION_PATCHES,
+}  # fmt: skip
+"""Of stage 2."""
+
 ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "plan": {"width": 8, "memory_gib": 0.25},
-    "settings": {"learning_rate": 3e-3},
+    "settings": {"learning_rate": 3e-3, "growing": 0.5},
 }
-"""Both stages without a GPU: half the features see twice as many patches in the same time."""
+"""Both stages without a GPU: half the features see twice as many patches in the same time, growing patches still more
+(``masks_quality.py growing``)."""
 
 NARROWED: Final = ("dynunet", "unet")
 """Networks that were seen to learn more in the same time that way."""
@@ -254,8 +261,7 @@ def train_cascade(
     train_segmenter(
         _for_folds(cohort, members), folder / "mass", **ensemble,
         minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
-        plan={"lesions": ("mass",), "foreground_share": LESION_PATCHES, **narrow, **common, **fine, "label_map": {3: 2},
-              "labels": {"kidney": 1, "mass": 2}, "crop_margin_mm": rules.margin_mm},
+        plan={**MASS_PLAN, **narrow, **common, **fine, "crop_margin_mm": rules.margin_mm},
         **shared,
     )  # fmt: skip
     cases, folds = training_folds(_for_folds(cohort, members), **ensemble, seed=seed)

@@ -6,10 +6,12 @@
     python tests/benchmarks/masks_quality.py overfit --out run/overfit  # 20 cases, far too long
     python tests/benchmarks/masks_quality.py malformation --out run/vm  # 53 simulated T2 MRI
     python tests/benchmarks/masks_quality.py renal --out run/renal --minutes 150  # simulated CT, real anatomy
+    python tests/benchmarks/masks_quality.py growing --out run/renal --minutes 27  # stage 2, two ways
 
 ``hippocampus``: ``hybrid train`` on the first 120 file names, judged on the last 30, which nothing was tuned on.
 ``renal``: the 300 label maps of kits_masks/kits23/k3 painted as CT of 3 mm; every fourth case is a test case, and is
 painted a second time in another style (phase, noise, kernel, slices) as the external set.
+``growing``: judged on every fifth of the patients that ``renal`` trains on, never on its test patients.
 """
 
 from __future__ import annotations
@@ -20,15 +22,29 @@ import os
 import time
 from pathlib import Path
 
+import joblib
+import numpy as np
 import pandas as pd
 import torch
 from monai.utils import set_determinism
 
-from hybrid.cases import Cohort
+from hybrid.cases import Case, Cohort
+from hybrid.deep.segmentation.cascade import MASS, CascadeRules
+from hybrid.deep.segmentation.preprocessing import open_scan
+from hybrid.deep.segmentation.segmenter import load_segmenter
+from hybrid.deep.segmentation.training import TrainingSettings
+from hybrid.images import to_array
+from hybrid.lesions import label_lesions
 from hybrid.phantoms import ScanStyle, simulate_malformation_cohort, simulate_painted_cohort
 from hybrid.pipelines import evaluate_masks, run_lesion_mri, run_renal_mass, segment_cohort, train_segmenter
+from hybrid.pipelines.systems.renal_mass import MASS_PATCH_MM, MASS_PLAN, ON_CPU
+from hybrid.pipelines.train import read_pair
+from hybrid.regions import widened
 
 TEST_CASES = 30
+TEST_MAPS = slice(3, None, 4)
+"""Every fourth label map is a test case."""
+
 INFERENCE = {"engine": "openvino", "overlap": 0.5, "mirror": True}
 """Of the 150 renal test scans; needs the extra ``openvino``."""
 
@@ -164,13 +180,8 @@ def malformation(out: Path, minutes: float, jobs: int) -> None:
 
 def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> None:
     """Paint, train the cascade, judge it on the internal and the external test set."""
-    maps = sorted((data() / "kits_masks" / "kits23" / "k3").glob("*.nii.gz"))
-    test = maps[3::4]
-    simulate_painted_cohort(out / "internal", maps, style="lowres", seed=11, progress=True)
-    simulate_painted_cohort(out / "external", test, style=EXTERNAL, seed=12, progress=True)
-    names = {path.name.removesuffix(".nii.gz") for path in test}
-    internal, lesions = _painted(out / "internal", "")
-    internal["split"] = ["test" if case in names else "train" for case in internal["case_id"]]
+    internal, lesions = _internal(out)
+    simulate_painted_cohort(out / "external", label_maps()[TEST_MAPS], style=EXTERNAL, seed=12, progress=True)
     internal.loc[internal.index[internal["split"] == "train"][::11], "split"] = "validation"
     external, more = _painted(out / "external", "_ext")
     cohort = pd.concat([internal, external.assign(split="external")])
@@ -183,6 +194,64 @@ def renal(out: Path, minutes: float, jobs: int, model: Path | None = None) -> No
     for name in ("masks_summary", "baselines", "detection", "froc_operating_points", "classification"):
         if (path := out / "tables" / f"{name}.csv").is_file():  # a cascade may lack the last stage
             print(pd.read_csv(path).to_string())
+
+
+def growing(out: Path, minutes: float, jobs: int) -> None:
+    """Stage 2 alone, a network with growing patches and one without; prints what they find in patients left out."""
+    painted, _ = _internal(out)
+    painted = painted[painted["split"] == "train"].reset_index(drop=True)
+    painted.loc[painted.index[::5], "split"] = "validation"
+    painted.to_csv(out / "training.csv", index=False)
+    cohort = Cohort.from_csv(out / "training.csv")
+    left_out = [case for case in cohort if case.covariates["split"] == "validation"]
+    print(f"{len(left_out)} patients left out, {minutes:g} minutes for each network")
+    parallel = joblib.Parallel(n_jobs=jobs)
+    folders = {share: out / f"growing_{share:g}" for share in (0.0, ON_CPU["settings"]["growing"])}
+    parallel(joblib.delayed(_train_masses)(cohort, folder, minutes, share) for share, folder in folders.items())
+    for share, folder in folders.items():
+        found = pd.DataFrame(parallel(joblib.delayed(_found_masses)(case, folder) for case in left_out))
+        steps = len(pd.read_csv(folder / "curves.csv")) * TrainingSettings().steps
+        dice = found[["kidneys", "masses"]].mean().round(4).to_dict()
+        touched = f"{found['found'].sum()} of {found['lesions'].sum()} masses touched"
+        print(f"growing={share:g}, {steps} steps: Dice {dice}, {touched}, {found['false'].mean():.2f} false each")
+
+
+def _train_masses(cohort: Cohort, folder: Path, minutes: float, growing: float) -> None:
+    """Train one network of stage 2."""
+    train_segmenter(
+        cohort, folder, minutes=minutes, progress=False,
+        plan={**MASS_PLAN, **ON_CPU["plan"], "patch_mm": MASS_PATCH_MM, "crop_margin_mm": CascadeRules().margin_mm},
+        settings={**ON_CPU["settings"], "growing": growing, "monitored": 0},
+    )  # fmt: skip
+
+
+def _found_masses(case: Case, folder: Path) -> dict[str, float]:
+    """Dice, masses found, and false regions of one network around the kidneys of the reference; no rule drops any."""
+    segmenter, rules = load_segmenter(folder), CascadeRules()
+    image, mask = read_pair(case)
+    scan = open_scan(image)
+    reference = np.array([0, 1, 2, 2])[scan.orientation.apply(to_array(mask))]
+    labels = segmenter.run(scan, relevant=widened(reference > 0, rules.margin_mm, scan.spacing)).labels
+    pairs = {"kidneys": (labels > 0, reference > 0), "masses": (labels == MASS, reference == MASS)}
+    dice = {name: 2 * (a & b).sum() / (a.sum() + b.sum()) for name, (a, b) in pairs.items()}
+    predicted, regions = label_lesions(labels == MASS, scan.spacing, min_volume_mm3=rules.min_mass_mm3)
+    lesions, count = label_lesions(reference == MASS, scan.spacing)
+    found = len(np.setdiff1d(lesions[labels == MASS], 0))
+    return {**dice, "found": found, "lesions": count, "false": regions - len(np.setdiff1d(predicted[lesions > 0], 0))}
+
+
+def label_maps() -> list[Path]:
+    """The 300 label maps of kidneys and masses, voxels of 3 mm."""
+    return sorted((data() / "kits_masks" / "kits23" / "k3").glob("*.nii.gz"))
+
+
+def _internal(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Paint all label maps; the cohort, with a column ``split`` of train and test, and its lesions."""
+    simulate_painted_cohort(out / "internal", label_maps(), style="lowres", seed=11, progress=True)
+    names = {path.name.removesuffix(".nii.gz") for path in label_maps()[TEST_MAPS]}
+    internal, lesions = _painted(out / "internal", "")
+    internal["split"] = ["test" if case in names else "train" for case in internal["case_id"]]
+    return internal, lesions
 
 
 def _painted(folder: Path, suffix: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -199,7 +268,7 @@ def _painted(folder: Path, suffix: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 VERBS = {
     "hippocampus": (hippocampus, 15.0), "hippocampus_monai": (hippocampus_monai, 15.0), "overfit": (overfit, 6.0),
-    "malformation": (malformation, 20.0), "renal": (renal, 150.0),
+    "malformation": (malformation, 20.0), "renal": (renal, 150.0), "growing": (growing, 27.0),
 }  # fmt: skip
 
 
@@ -207,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=sorted(VERBS))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, help="training time (hippocampus: of each seed)")
+    parser.add_argument("--minutes", type=float, help="training time (hippocampus, growing: of each network)")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--model", type=Path, help="renal: judge this cascade instead of training one")
     options = parser.parse_args()

@@ -16,7 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,6 +92,9 @@ class TrainingSettings:
     calm : float
         Share of the training, at its end, in which patches are only mirrored: interpolation and noise blur the finest
         detail, and the last steps see images as inference does.
+    growing : float
+        Share of the training, at its beginning, in which patches grow from half their edges: more of them are seen in
+        the same time, and lesions fill more of each (Fischer et al. 2025, doi:10.48550/arXiv.2510.23241).
     seed : int
         Start weights and patches.
     precision : {"auto", "32-true", "bf16-mixed", "16-mixed"}
@@ -117,6 +120,7 @@ class TrainingSettings:
     patience: int = 0
     augment: bool = True
     calm: float = 0.2
+    growing: float = 0.0
     seed: int = 0
     precision: str = "auto"
     workers: int = 0
@@ -135,8 +139,9 @@ class TrainingSettings:
                 f"The 'monitored' parameter counts cases; found {self.monitored}.",
                 advice="Stopping early (patience) needs one or more; without it 0 is possible.",
             )
-        if not 0 <= self.calm <= 1:
-            raise InputError(f"The 'calm' parameter must be from 0 to 1; found {self.calm}.")
+        for name in ("calm", "growing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"The '{name}' parameter must be from 0 to 1; found {getattr(self, name)}.")
         if self.minutes is not None and self.epochs is not None:
             raise InputError("Give minutes or epochs, not both.")
 
@@ -191,8 +196,8 @@ class TrainedNetwork:
     network : torch.nn.Module
         On the CPU, in evaluation mode.
     curves : DataFrame
-        ``epoch, train_loss, train_dice, validation_dice, learning_rate, seconds`` and the Dice of each label; NaN where
-        it was not computed, see :data:`MONITORED_SHARE`.
+        ``epoch, train_loss, train_dice, validation_dice, learning_rate, seconds, patch_voxels`` and the Dice of each
+        label; NaN where it was not computed, see :data:`MONITORED_SHARE`.
     epochs : int
         Epochs trained.
     best_epoch : int
@@ -216,7 +221,7 @@ class PatchDataset(Dataset):
         self, cases: Sequence[PreparedCase], plan: SegmentationPlan, settings: TrainingSettings, count: int
     ) -> None:
         self.cases, self.plan, self.settings, self.count = list(cases), plan, settings, count
-        self.epoch, self.calm = 0, False
+        self.epoch, self.calm, self.patch = 0, False, plan.patch
 
     def __len__(self) -> int:
         return self.count
@@ -228,9 +233,23 @@ class PatchDataset(Dataset):
         stored = self.cases[int(order[position])].load()
         places = [stored[f"places_{channel}"] for channel in range(1, self.plan.channels)]
         return random_patch(
-            stored["image"], stored["drawn"], places, self.plan, [self.settings.seed, self.epoch, index],
-            augment=self.settings.augment, calm=self.calm, fill=float(stored["minimum"]),
+            stored["image"], stored["drawn"], places, replace(self.plan, patch=self.patch),
+            [self.settings.seed, self.epoch, index], augment=self.settings.augment, calm=self.calm,
+            fill=float(stored["minimum"]),
         )  # fmt: skip
+
+
+def growing_patches(plan: SegmentationPlan) -> list[tuple[int, int, int]]:
+    """Patches of a training that grows them: from half the plan's edges to these, one axis at a time."""
+    divisor = np.asarray(plan.divisor)
+    whole = np.asarray(plan.patch)
+    edges = np.minimum(whole, np.maximum(2 * divisor, -(-whole // (2 * divisor)) * divisor))
+    found = [tuple(edges.tolist())]
+    while (edges < whole).any():
+        axis = int(np.argmin(np.where(edges < whole, edges / whole, np.inf)))
+        edges[axis] = min(whole[axis], edges[axis] + divisor[axis])
+        found.append(tuple(edges.tolist()))
+    return found
 
 
 def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks: int = 1) -> None:
@@ -433,6 +452,14 @@ class _Run:
         known = [row["validation_dice"] for row in self.rows if math.isfinite(row["validation_dice"])]
         return known[-1] if known else math.nan
 
+    @property
+    def _patch(self) -> tuple[int, int, int]:
+        """Size of the patches of the epoch that comes next."""
+        if self.progress >= self.settings.growing:
+            return self.plan.patch
+        sizes = growing_patches(self.plan)[:-1]
+        return sizes[int(len(sizes) * self.progress / self.settings.growing)] if sizes else self.plan.patch
+
     def start(self, *, resume: bool) -> None:
         path = self.folder / CHECKPOINT
         if resume and path.is_file():
@@ -463,6 +490,7 @@ class _Run:
         row = {
             "epoch": self.epoch, "train_loss": float(np.mean(losses)), "train_dice": _mean(train),
             "validation_dice": _mean(validation), "learning_rate": rate, "seconds": self.seconds,
+            "patch_voxels": math.prod(self.dataset.patch),
             **{f"validation_dice_{name}": v for name, v in zip(self.plan.label_names, validation, strict=True)},
         }  # fmt: skip
         self.rows.append(row)
@@ -473,6 +501,7 @@ class _Run:
 
     def _batches(self, dataset: PatchDataset) -> Iterator[Batch]:
         dataset.epoch, dataset.calm = self.epoch, self.progress >= 1 - self.settings.calm
+        dataset.patch = self._patch
         workers, batch = self.settings.workers, self.plan.batch
         own = [i for i in range(len(dataset)) if i // batch % self.fabric.world_size == self.fabric.global_rank]
         loader = DataLoader(
@@ -535,7 +564,10 @@ class _Run:
         if not self.settings.monitored:
             return False
         affordable = MONITORED_SHARE * WINDOWS_PER_PATCH * self.settings.steps * self.plan.batch / self._windows
-        is_turn = affordable >= 1 or int(self.epoch * affordable) > int((self.epoch - 1) * affordable)
+        whole = math.prod(self.plan.patch)
+        before = sum(row["patch_voxels"] for row in self.rows) / whole
+        after = before + math.prod(self.dataset.patch) / whole
+        is_turn = int(after * affordable) > int(before * affordable)
         return is_turn or self.epoch == 1 or self.finished
 
     def _dice(self, cases: Sequence[PreparedCase]) -> list[float]:
@@ -624,7 +656,8 @@ def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
 
     precision = settings.precision
     if precision == "auto":
-        precision = "16-mixed" if on_gpu(settings.accelerator) else ("bf16-mixed" if _bf16_helps(plan) else "32-true")
+        halved = not on_gpu(settings.accelerator) and _bf16_helps(plan, settings)
+        precision = "16-mixed" if on_gpu(settings.accelerator) else ("bf16-mixed" if halved else "32-true")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     interactive = hasattr(sys, "ps1")  # a notebook cannot be imported by spawned processes
     strategy = "auto" if settings.devices < 2 else "ddp_notebook" if interactive else "ddp_spawn"
@@ -633,7 +666,11 @@ def _fabric(settings: TrainingSettings, plan: SegmentationPlan) -> Any:
     )  # fmt: skip
 
 
-def _bf16_helps(plan: SegmentationPlan) -> bool:
-    """Whether this CPU trains the plan's network in bfloat16 as well as in 32 bits, and faster."""
-    patch = torch.randn((1, 1, *plan.patch), generator=torch.Generator().manual_seed(0))
-    return bf16_helps(build_segmenter(plan), patch, scores=lambda found: outputs(found)[0])
+def _bf16_helps(plan: SegmentationPlan, settings: TrainingSettings) -> bool:
+    """Whether this CPU trains on the patches, the smallest too, in bfloat16 as well as in 32 bits, and faster."""
+    network, random = build_segmenter(plan), torch.Generator().manual_seed(0)
+    sizes = sorted({plan.patch, growing_patches(plan)[0]} if settings.growing else {plan.patch})
+    return all(
+        bf16_helps(copy.deepcopy(network), torch.randn((1, 1, *size), generator=random), scores=lambda f: outputs(f)[0])
+        for size in sizes
+    )

@@ -11,7 +11,13 @@ from hybrid.deep.segmentation import training
 from hybrid.deep.segmentation.augmentation import cut_patch, random_matrix, random_patch
 from hybrid.deep.segmentation.inference import choose_windows
 from hybrid.deep.segmentation.preprocessing import voxel_files, write_training_case
-from hybrid.deep.segmentation.training import CHECKPOINT, PreparedCase, TrainingSettings, train_network
+from hybrid.deep.segmentation.training import (
+    CHECKPOINT,
+    PreparedCase,
+    TrainingSettings,
+    growing_patches,
+    train_network,
+)
 from hybrid.errors import InputError
 
 from .conftest import blob_case
@@ -198,6 +204,8 @@ def test_settings_refuse_nonsense():
         TrainingSettings(minutes=-1)
     with pytest.raises(InputError, match="not both"):
         TrainingSettings(minutes=1, epochs=3)
+    with pytest.raises(InputError, match="growing"):
+        TrainingSettings(growing=1.5)
 
 
 def test_a_patch_is_a_function_of_its_seed(plan, cases):
@@ -227,6 +235,34 @@ def test_calm_end_of_a_training_changes_only_its_last_epochs(plan, cases, tmp_pa
     calm = train_network(plan, cases[:4], [], tmp_path / "b", replace(FAST, calm=0.5), progress=False).curves
     assert list(plain[:2]) == list(calm["train_loss"][:2])
     assert set(plain[2:]).isdisjoint(calm["train_loss"][2:])
+
+
+def test_growing_patches_go_from_half_the_edges_to_the_whole(plan):
+    cube = replace(plan, patch=(32, 32, 32), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
+    sizes = growing_patches(cube)
+    assert (sizes[0], sizes[-1]) == ((16, 16, 16), (32, 32, 32))
+    assert (24, 24, 24) in sizes
+    steps = np.diff(sizes, axis=0)
+    assert (steps.sum(axis=1) == 8).all(), "one axis at a time, by what the network divides by"
+    flat = growing_patches(replace(cube, patch=(8, 40, 32)))
+    assert (flat[0], flat[-1]) == ((8, 24, 16), (8, 40, 32))
+    assert growing_patches(replace(cube, patch=(16, 16, 16))) == [(16, 16, 16)], "the deepest level keeps two voxels"
+
+
+def test_patches_grow_in_the_first_part_of_a_training(plan, cases, tmp_path):
+    large = replace(plan, patch=(24, 24, 24))
+    settings = replace(FAST, epochs=6, growing=0.5)
+    grown = train_network(large, cases[:4], cases[4:], tmp_path / "a", settings, progress=False)
+    assert list(grown.curves["patch_voxels"][3:]) == [24**3] * 3
+    assert grown.curves["patch_voxels"][:3].is_monotonic_increasing
+    assert grown.curves["patch_voxels"][0] < 24**3
+    assert np.isfinite(grown.curves["train_loss"]).all()
+    train_network(large, cases[:4], cases[4:], tmp_path / "b", settings, progress=False, stop_after=2)
+    resumed = train_network(large, cases[:4], cases[4:], tmp_path / "b", settings, progress=False)
+    pd.testing.assert_frame_equal(
+        grown.curves.drop(columns="seconds"), resumed.curves.drop(columns="seconds"), check_exact=True
+    )
+    assert same_weights(grown.network, resumed.network)
 
 
 def test_an_unrotated_patch_is_a_plain_crop():
