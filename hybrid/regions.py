@@ -45,7 +45,7 @@ def bounding_box(*regions: np.ndarray, margin: Sequence[int] = (0, 0, 0)) -> Box
     return wide[0], wide[1], wide[2]
 
 
-def widened(region: np.ndarray, margin_mm: float, spacing_zyx: Sequence[float]) -> np.ndarray:
+def widened(region: np.ndarray, margin_mm: float, spacing_zyx: Sequence[float] | np.ndarray) -> np.ndarray:
     """Voxels within ``margin_mm`` of a region (Euclidean distance of voxel centres)."""
     result = np.zeros(region.shape, bool)
     box = bounding_box(region, margin=_reach(margin_mm, spacing_zyx))
@@ -55,7 +55,7 @@ def widened(region: np.ndarray, margin_mm: float, spacing_zyx: Sequence[float]) 
     return result
 
 
-def closed(region: np.ndarray, radius_mm: float, spacing_zyx: Sequence[float]) -> np.ndarray:
+def closed(region: np.ndarray, radius_mm: float, spacing_zyx: Sequence[float] | np.ndarray) -> np.ndarray:
     """Region with its holes and the bays that a ball cannot enter, for a kidney its sinus: morphological closing.
 
     Outside the array there is background.
@@ -70,6 +70,6 @@ def closed(region: np.ndarray, radius_mm: float, spacing_zyx: Sequence[float]) -
     return filled
 
 
-def _reach(distance_mm: float, spacing_zyx: Sequence[float]) -> list[int]:
+def _reach(distance_mm: float, spacing_zyx: Sequence[float] | np.ndarray) -> list[int]:
     """Voxels of each axis that hold a distance, and one more."""
     return [math.ceil(distance_mm / step) + 1 for step in spacing_zyx]
