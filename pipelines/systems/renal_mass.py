@@ -68,7 +68,7 @@ ON_CPU: Final[Mapping[str, Mapping[str, Any]]] = {
     "settings": {"learning_rate": 3e-3, "growing": 0.5},
 }
 """Both stages without a GPU: half the features see twice as many patches in the same time, growing patches still more
-(``masks_quality.py growing``)."""
+(measured for stage 2: ``masks_quality.py growing``)."""
 
 NARROWED: Final = ("dynunet", "unet")
 """Networks that were seen to learn more in the same time that way."""

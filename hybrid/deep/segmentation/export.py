@@ -95,9 +95,10 @@ class SlabExporter:
         return np.concatenate([background, probabilities], axis=1), start - 1, begin
 
     def _write(self, probabilities: np.ndarray, start: int, begin: int, end: int, y: slice, x: slice) -> None:
-        foreground = probabilities[0] < probabilities[1:].max(axis=0)
-        box = bounding_box(foreground, margin=(1, 1, 1))
-        if begin >= end or box is None:
+        if begin >= end:
+            return
+        box = bounding_box(probabilities[0] < probabilities[1:].max(axis=0), margin=(1, 1, 1))
+        if box is None:
             return
         rows, columns = self._outputs(1, y.start + box[1].start, y.start + box[1].stop), self._outputs(
             2, x.start + box[2].start, x.start + box[2].stop
