@@ -13,8 +13,8 @@ from .errors import InputError
 
 Model = Callable[[np.ndarray], np.ndarray]
 
-PAIRS: Final = 4
-"""Random orders per row, each followed by its reverse."""
+PAIRS: Final = 1
+"""Random orders per row and row of the background, each followed by its reverse."""
 
 MAX_EXACT: Final = 6
 """Up to so many columns every coalition is evaluated, and the values are exact."""
@@ -29,9 +29,10 @@ def shapley_values(
     """Interventional Shapley values (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874).
 
     The value of a set of columns is the mean prediction over the background when these columns are those of the row.
-    With few columns every set is evaluated; with more, random orders and their reverses are followed (Strumbelj and
-    Kononenko 2014, doi:10.1007/s10115-013-0679-x; Mitchell et al. 2022, https://jmlr.org/papers/v23/21-0439.html),
-    which is unbiased. In both cases the values of a row sum exactly to its prediction less the mean of the background.
+    With few columns every set is evaluated; with more, the columns of each row of the background are replaced one by
+    one in a random order and in its reverse (Strumbelj and Kononenko 2014, doi:10.1007/s10115-013-0679-x; Mitchell et
+    al. 2022, https://jmlr.org/papers/v23/21-0439.html), which is unbiased. In both cases the values of a row sum
+    exactly to its prediction less the mean of the background.
 
     Parameters
     ----------
@@ -42,7 +43,7 @@ def shapley_values(
     background : ndarray of shape (b, p)
         Rows that stand for absent columns, from training patients.
     pairs : int
-        Orders per row, each followed by its reverse.
+        Orders per row and row of the background, each followed by its reverse.
     seed : int
         Of the orders.
 
@@ -66,30 +67,24 @@ def shapley_values(
         raise InputError("Rows or background have missing or infinite values.", advice="Impute them before.")
     if pairs < 1:
         raise InputError(f"There must be one pair of orders or more; found {pairs}.", advice="Use the default.")
-    p = rows.shape[1]
-    if p == 0:
+    if not rows.size:
         return np.zeros(rows.shape)
-    if p <= MAX_EXACT:
-        return np.stack([_exact(model, row, background) for row in rows]) if len(rows) else np.zeros((0, p))
-    rng = np.random.default_rng(seed)
-    return np.stack([_sampled(model, row, background, pairs, rng) for row in rows]) if len(rows) else np.zeros((0, p))
+    if rows.shape[1] <= MAX_EXACT:
+        return np.stack([_exact(model, row, background) for row in rows])
+    return _sampled(model, rows, np.tile(background, (pairs, 1)), np.random.default_rng(seed))
 
 
-def _values(model: Model, row: np.ndarray, background: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Mean prediction of each coalition (k, p) over the background."""
-    at_once = max(1, MAX_ROWS // len(background))
-    found = []
-    for start in range(0, len(members), at_once):
-        own = members[start : start + at_once]
-        mixed = np.where(own[:, None, :], row, background[None])
-        found.append(model(mixed.reshape(-1, row.size)).reshape(len(own), -1).mean(axis=1))
-    return np.concatenate(found)
+def _predictions(model: Model, rows: np.ndarray) -> np.ndarray:
+    """Predictions for any number of rows, :data:`MAX_ROWS` at once."""
+    parts = [model(rows[start : start + MAX_ROWS]) for start in range(0, len(rows), MAX_ROWS)]
+    return np.concatenate(parts)
 
 
 def _exact(model: Model, row: np.ndarray, background: np.ndarray) -> np.ndarray:
     p = row.size
     members = np.array(list(itertools.product([False, True], repeat=p)))
-    values = _values(model, row, background, members)
+    mixed = np.where(members[:, None, :], row, background)
+    values = _predictions(model, mixed.reshape(-1, p)).reshape(len(members), -1).mean(axis=1)
     sizes, place = members.sum(axis=1), 2 ** np.arange(p)[::-1]
     result = np.empty(p)
     for j in range(p):
@@ -99,19 +94,22 @@ def _exact(model: Model, row: np.ndarray, background: np.ndarray) -> np.ndarray:
     return result
 
 
-def _sampled(model: Model, row: np.ndarray, background: np.ndarray, pairs: int, rng: np.random.Generator) -> np.ndarray:
-    p = row.size
-    forward = [rng.permutation(p) for _ in range(pairs)]
-    orders = [*forward, *(order[::-1] for order in forward)]
-    members = np.zeros((len(orders), p + 1, p), dtype=bool)
-    for own, order in zip(members, orders, strict=True):
-        for k, column in enumerate(order):
-            own[k + 1 :, column] = True
-    # Every order starts without and ends with all columns.
-    inner = _values(model, row, background, members[:, 1:-1].reshape(-1, p)).reshape(len(orders), -1)
-    ends = _values(model, row, background, members[0, [0, -1]])
-    steps = np.column_stack([np.full(len(orders), ends[0]), inner, np.full(len(orders), ends[1])])
-    result = np.zeros(p)
-    for order, values in zip(orders, steps, strict=True):
-        result[order] += np.diff(values)
-    return result / len(orders)
+def _sampled(model: Model, rows: np.ndarray, background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Follow one order and its reverse from every row of the background to every row."""
+    p, paths = rows.shape[1], 2 * len(background)
+    starts = np.tile(background, (2, 1))
+    first, last = np.tile(model(background), 2), model(rows)
+    result = np.zeros(rows.shape)
+    at_once = max(1, MAX_ROWS // (paths * (p - 1)))
+    for begin in range(0, len(rows), at_once):
+        own = rows[begin : begin + at_once]
+        forward = rng.permuted(np.broadcast_to(np.arange(p), (len(own), len(background), p)), axis=-1)
+        orders = np.concatenate([forward, forward[..., ::-1]], axis=1)
+        # After k steps the k columns that come first in the order are those of the row.
+        replaced = np.argsort(orders, axis=-1)[..., None, :] < np.arange(1, p)[:, None]
+        mixed = np.where(replaced, own[:, None, None, :], starts[:, None, :])
+        inner = _predictions(model, mixed.reshape(-1, p)).reshape(len(own), paths, p - 1)
+        for row, (order, values) in enumerate(zip(orders, inner, strict=True), start=begin):
+            steps = np.column_stack([first, values, np.full(paths, last[row])])
+            np.add.at(result[row], order, np.diff(steps, axis=1))
+    return result / paths

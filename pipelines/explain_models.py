@@ -168,17 +168,19 @@ def _explained(fitted: Fitted, name: str, payload: _Fold) -> Rows:
     study, test = payload.study, payload.test
     rng = np.random.default_rng(payload.seed)
     seen = _Columns(fitted)
+    if not seen.names:
+        return []
     known, unseen = seen.join(study.table.iloc[payload.train]), seen.join(study.table.iloc[test])
     background = known[np.sort(rng.permutation(len(known))[:BACKGROUND])]
     values = shapley_values(seen.predict, unseen, background, seed=payload.seed)
     base, probability = float(seen.predict(background).mean()), seen.predict(unseen)
+    mixed = np.tile(unseen, (len(seen.names), DRAWS, 1, 1))
+    for j, draws in enumerate(mixed):
+        for draw in draws:
+            draw[:, j] = rng.permutation(unseen[:, j])
+    permuted = seen.predict(mixed.reshape(-1, len(seen.names))).reshape(mixed.shape[:-1])
     rows: Rows = []
     for j, feature in enumerate(seen.names):
-        permuted = []
-        for _ in range(DRAWS):
-            mixed = unseen.copy()
-            mixed[:, j] = rng.permutation(unseen[:, j])
-            permuted.append(seen.predict(mixed))
         for k, i in enumerate(test):
             row = {
                 "feature_set": name, "repeat": payload.place[0], "fold": payload.place[1],
@@ -188,7 +190,7 @@ def _explained(fitted: Fitted, name: str, payload: _Fold) -> Rows:
             }  # fmt: skip
             if study.regions is not None:
                 row["lesion_id"] = str(study.regions[i])
-            rows.append(row | {f"permuted_{d}": float(permuted[d][k]) for d in range(DRAWS)})
+            rows.append(row | {f"permuted_{d}": float(permuted[j, d, k]) for d in range(DRAWS)})
     return rows
 
 
