@@ -32,8 +32,8 @@ MARKERS: Final = "os^Dv<>p"
 CURVE_COLUMNS: Final = ("epoch", "train_dice", "validation_dice", "train_loss", "learning_rate")
 """Columns that :func:`plot_training_curves` draws."""
 
-TICK_DISTANCE: Final = 0.06
-"""Least distance of two ticks as a share of the axis."""
+DIGIT_WIDTH: Final = 0.03
+"""Share of the axis that a digit of a tick's label needs, with the gap beside it."""
 
 LABEL_DISTANCE: Final = 0.13
 """Least distance of two names of lines as a share of the axis: two lines of text at a height of 3 inches."""
@@ -127,7 +127,7 @@ def _diameter_ticks(ax: Axes) -> None:
     inside: list[int] = []
     last = -1.0
     for tick, place in zip(candidates, places, strict=True):
-        if low <= tick <= high and place - last > TICK_DISTANCE:
+        if low <= tick <= high and place - last > DIGIT_WIDTH * len(str(tick)):
             inside.append(tick)
             last = place
     if len(inside) < 2:  # a narrow range has its ends instead
