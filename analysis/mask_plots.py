@@ -19,6 +19,7 @@ from .detection import FROC_COLUMNS, FROC_RATES, Froc, RecallCurve
 from .overlap import GAP_COLUMNS, SPLITS, BlandAltman, GeneralisationGap, check_masks, structure_rows
 from .plots import COLOURS, DASHES, INK, MUTED, _axes, _style
 from .resampling import FloatArray
+from .wording import words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -177,7 +178,7 @@ def plot_dice_box(
             values = rows.loc[(rows["split"] == split) & (rows["structure"] == structure), "value"].to_numpy()
             at = i + (j - (len(splits) - 1) / 2) * width
             _box(ax, values, at, width, SPLIT_COLOURS[split], rng, split if i == 0 else None)
-    ax.set_xticks(range(len(structures)), [_words(name) for name in structures])
+    ax.set_xticks(range(len(structures)), [words(name) for name in structures])
     ax.set(xlim=(-0.55, len(structures) - 0.45), ylabel=label or _title(metric))
     if metric in ("dice", "iou", "precision", "sensitivity", "specificity", "surface_dice"):
         low = np.floor(10 * (rows["value"].min() - 0.02)) / 10
@@ -359,7 +360,7 @@ def _gap_labels(ax: Axes, rows: pd.DataFrame, positions: Any, by_size: bool) -> 
         ax.set(xlabel="Training patients", ylabel=text)
         ax.set_xticks(positions, [f"{size:g}" for size in positions])
     else:
-        ax.set_yticks(positions, [_words(name) for name in rows["structure"]])
+        ax.set_yticks(positions, [words(name) for name in rows["structure"]])
         ax.set(xlabel=text, ylim=(-0.6, len(rows) - 0.4))
     _style(ax)
     if not by_size:
@@ -458,20 +459,11 @@ def _named_groups(table: pd.DataFrame, by: Sequence[str]) -> list[tuple[str, pd.
     """Return groups with a readable name, in order of appearance."""
     if not by:
         return [("", table)]
-    return [(", ".join(_words(str(part)) for part in key), own) for key, own in table.groupby(list(by), sort=False)]
+    return [(", ".join(words(str(part)) for part in key), own) for key, own in table.groupby(list(by), sort=False)]
 
 
 def _colour(name: str, i: int) -> str:
     return SPLIT_COLOURS.get(name, COLOURS[i % 8])
-
-
-def _words(name: str) -> str:
-    """Readable form of a column-like name: ``hd95_mm`` to ``HD95 (mm)``, ``kidney_and_mass`` to ``kidney and mass``."""
-    text = str(name)
-    unit = next((unit for unit in ("mm", "ml") if text.endswith(f"_{unit}")), "")
-    stem = text[: -len(unit) - 1] if unit else text
-    stem = {"hd95": "HD95", "assd": "ASSD", "iou": "IoU"}.get(stem, stem.replace("_", " "))
-    return f"{stem} ({unit})" if unit else stem
 
 
 def _count(n: int, noun: str) -> str:
@@ -483,7 +475,7 @@ def _floats(values: pd.Series) -> FloatArray:
 
 
 def _title(name: str) -> str:
-    text = _words(name)
+    text = words(name)
     return text[:1].upper() + text[1:]
 
 

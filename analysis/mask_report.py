@@ -25,7 +25,7 @@ from .overlap import summarise_overlap as summarise
 from .pages import render
 from .published import published_table, published_view
 from .views import Cell, Row, View
-from .wording import interval, number, settings_text, versions_text
+from .wording import interval, number, settings_text, versions_text, words
 
 METRIC_NAMES: Final = {
     "dice": "Dice", "iou": "IoU", "precision": "Precision", "sensitivity": "Sensitivity", "specificity": "Specificity",
@@ -222,7 +222,9 @@ class MaskReport:
             With the tables and figures of the HTML page.
         """
         pictures = self._pictures(Path(figures), slices)
-        named = [dataclasses.replace(self._overlap_view(name), caption=f"Overlap: {name}") for name in self.structures]
+        named = [
+            dataclasses.replace(self._overlap_view(name), caption=f"Overlap: {words(name)}") for name in self.structures
+        ]
         views: dict[str, list[View | None]] = {
             "Overlap": [*named, self._baseline_view(tables.get("baselines")), self._published_view(tables)],
             "Training": [self._gap_view()],
@@ -358,7 +360,7 @@ class MaskReport:
         parts = [(
             "Overlap.",
             f"In {int(row['n_cases'])} {who} cases of {int(row['n_patients'])} patients the mean Dice of "
-            f"{self.lesions} is {number(row['mean'])} (95 % CI {interval(row['ci_low'], row['ci_high'])}).",
+            f"{words(self.lesions)} is {number(row['mean'])} (95 % CI {interval(row['ci_low'], row['ci_high'])}).",
         )]  # fmt: skip
         if self.gap is not None:
             gap = self.gap.table.iloc[0]
@@ -401,7 +403,7 @@ class MaskReport:
         tiles = []
         for structure in self.structures[-3:]:
             row = self._row(self.judged_split, structure, "dice")
-            tiles.append((f"{who} Dice, {structure}", number(row["mean"]), f"95 % CI {_bounds(row)}"))
+            tiles.append((f"{who} Dice, {words(structure)}", number(row["mean"]), f"95 % CI {_bounds(row)}"))
         if self.gap is not None:
             row = self.gap.table.iloc[0]
             tiles.append(("Training − test", number(row["gap"]), f"95 % CI {_bounds(row)}"))
@@ -421,7 +423,7 @@ class MaskReport:
         columns = ["Metric", *(f"{SPLIT_NAMES[split]} (n = {int(counts[split])})" for split in self.splits)]
         convention = str(own["convention"].iloc[0])
         note = f"Mean over cases, 95 % interval by resampling patients. Empty masks: {_convention_text(convention)}"
-        return View(structure, columns, rows, note)
+        return View(words(structure), columns, rows, note)
 
     def _detection_view(self) -> View | None:
         if not self._lesion_tables:
@@ -494,7 +496,7 @@ class MaskReport:
         if table is None:
             return None
         rows = [
-            Row([Cell(str(row["structure"])), Cell(SPLIT_NAMES[row["split"]]), _estimate(pd.Series(row))])
+            Row([Cell(words(row["structure"])), Cell(SPLIT_NAMES[row["split"]]), _estimate(pd.Series(row))])
             for row in table.to_dict("records")
         ]
         note = "A threshold of the density, and the place where kidneys usually lie: what no network is needed for."
@@ -515,13 +517,13 @@ class MaskReport:
 
 
 def _second_look_text(look: Mapping[str, Any]) -> str:
-    left_out, allowed = look["left_out"], f"{look['false_positives_allowed']:g}"
+    left_out, allowed = look["left_out"], look["false_positives_allowed"]
     return (
         "The masses that the networks marked were ranked by a logistic regression on measurements of size, density, "
         f"place and probability and their squares, fitted to {look['masses']} masses and {look['others']} other "
         f"candidates of {look['patients']} patients whom the network in question was not trained on (candidates, then "
         "fewer false ones: Setio et al. 2017, doi:10.1016/j.media.2017.06.015). Its score is the confidence of a mass. "
-        f"The cut-off was fixed there, for at most {allowed} false positives a patient: in patients left out of the "
+        f"The cut-off was fixed there (false positives a patient: at most {allowed:g}): in patients left out of the "
         f"fit it kept {number(100 * left_out['masses_kept'], 1)} % of the masses among the candidates, with "
         f"{number(left_out['false_positives'])} false positives a patient."
     )

@@ -74,6 +74,15 @@ def joined(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def words(name: str) -> str:
+    """Readable form of a column-like name: ``hd95_mm`` to ``HD95 (mm)``, ``kidney_and_mass`` to ``kidney and mass``."""
+    text = str(name)
+    unit = next((unit for unit in ("mm", "ml") if text.endswith(f"_{unit}")), "")
+    stem = text[: -len(unit) - 1] if unit else text
+    stem = {"hd95": "HD95", "assd": "ASSD", "iou": "IoU"}.get(stem, stem.replace("_", " "))
+    return f"{stem} ({unit})" if unit else stem
+
+
 def test_phrase(row: pd.Series) -> str:
     """Describe the test of one comparison in words, with its p-value before and after correction."""
     test = "DeLong test" if str(row["p_method"]).startswith("DeLong") else "patient bootstrap"

@@ -61,6 +61,8 @@ def test_renal_mass_from_table_to_report(renal, tmp_path):
     page = report.read_text(encoding="utf-8")
     assert "Simulated patients" in page
     assert "Class of each lesion" in page
+    assert '<a href="#curves">Training</a>' in page
+    assert "Test Dice, kidney and mass" in page
     table = pd.read_csv(tmp_path / "masks.csv")
     kidney = table[(table["structure"] == "kidney_and_mass") & (table["metric"] == "dice")]
     assert set(kidney["case_id"]) == {"k7", "k8"}
