@@ -2,8 +2,10 @@
 
 Lesions come from the table of mask metrics (:data:`hybrid.tables.MASK_COLUMNS`): ``r1, r2, ...`` are reference lesions
 with ``max_diameter_mm`` and ``detected``, ``p1, p2, ...`` predicted ones with ``true_positive``; both may carry
-``confidence``. The column ``convention`` names the matching rule. Cases without any lesion count as cases, so that
-false positives on healthy patients weigh as they should.
+``confidence``. Candidates that a model dropped (``d1, d2, ...``, and ``dropped_confidence`` of the reference lesions
+that they touch) count in the FROC curve only, which they carry on beyond the model's cut-off. The column ``convention``
+names the matching rule. Cases without any lesion count as cases, so that false positives on healthy patients weigh as
+they should.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ DETECTION_COLUMNS: Final = (
 )  # fmt: skip
 """Columns that :func:`detection_table` adds to those it groups by."""
 
-FROC_COLUMNS: Final = ("threshold", "sensitivity", "fp_per_case", "detected", "false_positives", "n_lesions", "n_cases")
-"""Columns that :attr:`Froc.points` adds to those it is grouped by."""
+FROC_COLUMNS: Final = (
+    "threshold", "sensitivity", "fp_per_case", "detected", "false_positives", "n_lesions", "n_cases", "dropped",
+)  # fmt: skip
+"""Columns that :attr:`Froc.points` adds to those it is grouped by; ``dropped``: the point needs dropped candidates."""
 
 OPERATING_COLUMNS: Final = ("rate", "sensitivity", "threshold", "fp_per_case", "sensitivity_interpolated")
 """Columns that :attr:`Froc.operating_points` adds to those it is grouped by."""
@@ -107,6 +111,7 @@ class _Group:
     key: dict[str, Any]
     reference: pd.DataFrame
     predicted: pd.DataFrame
+    dropped: pd.DataFrame
     cases: pd.DataFrame
     rule: str
 
@@ -174,7 +179,8 @@ def lesion_table(table: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         Columns ``case_id, patient_id, site, split, structure, lesion_id, size_bin, rule``, then one per metric; columns
-        ``max_diameter_mm, detected, true_positive, confidence`` are always there (NaN where they do not apply).
+        ``max_diameter_mm, detected, true_positive, confidence, dropped_confidence`` are always there (NaN where they do
+        not apply).
 
     Raises
     ------
@@ -190,13 +196,14 @@ def lesion_table(table: pd.DataFrame) -> pd.DataFrame:
         case = rows.loc[repeated, "case_id"].iloc[0]
         raise InputError("A lesion comes with two matching rules.", advice="Filter 'convention'.", case_id=case)
     wide = rows.set_index([*keys, "metric"])["value"].unstack("metric").reset_index().rename_axis(columns=None)
-    names = ("max_diameter_mm", "detected", "true_positive", "confidence")
+    names = ("max_diameter_mm", "detected", "true_positive", "confidence", "dropped_confidence")
     wide = wide.reindex(columns=[*wide.columns, *(name for name in names if name not in wide.columns)])
     is_reference = wide["lesion_id"].str.fullmatch(r"r\d+")
-    bad = ~(is_reference | wide["lesion_id"].str.fullmatch(r"p\d+")).astype(bool)
+    bad = ~(is_reference | wide["lesion_id"].str.fullmatch(r"[pd]\d+")).astype(bool)
     if bad.any():
         raise InputError(
-            f"Lesion id {wide.loc[bad, 'lesion_id'].iloc[0]!r} is neither a reference (r1) nor a predicted one (p1).",
+            f"Lesion id {wide.loc[bad, 'lesion_id'].iloc[0]!r} is neither a reference (r1) nor a predicted one (p1), "
+            "nor a dropped one (d1).",
             case_id=wide.loc[bad, "case_id"].iloc[0],
         )
     for name, concerned in (("detected", is_reference), ("true_positive", ~is_reference.astype(bool))):
@@ -238,10 +245,10 @@ def _group(key: dict[str, Any], rows: pd.DataFrame, lesions: pd.DataFrame) -> _G
     rules = own["rule"].unique()
     if len(rules) > 1:
         raise InputError(f"Lesions were matched by several rules: {', '.join(rules)}.", advice="Keep one.")
-    is_reference = own["lesion_id"].str.startswith("r").astype(bool)
+    kinds = own["lesion_id"].str[0]
     return _Group(
-        key, own[is_reference], own[~is_reference], cases[["case_id", "patient_id"]].drop_duplicates(),
-        str(rules[0]) if len(rules) else "",
+        key, own[kinds == "r"], own[kinds == "p"], own[kinds == "d"],
+        cases[["case_id", "patient_id"]].drop_duplicates(), str(rules[0]) if len(rules) else "",
     )  # fmt: skip
 
 
@@ -361,7 +368,8 @@ def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence
     At a threshold, a predicted lesion is reported when its confidence is at least the threshold; a reference lesion is
     found when it was matched and the best confidence of its matches is at least the threshold. Equal confidences enter
     together, in one point. Missed lesions are in the denominator at every threshold and never found. Lesions were
-    extracted and matched once: the curve ends where the segmentation's own cut-off ends.
+    extracted and matched once: the curve ends where the segmentation's own cut-off ends, or, where candidates that the
+    model dropped are in the table, behind the last of these.
 
     Parameters
     ----------
@@ -395,10 +403,12 @@ def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence
         curve = _froc_points(group)
         points.append(_with_key(curve, group.key))
         read.append(_with_key(_operating_points(curve, wanted), group.key))
+    carried_on = any(len(group.dropped) for group in groups)
     method = (
         "Free-response ROC: sensitivity per lesion against false positives per case, cases without lesions included; "
         f"matching rule {' / '.join(sorted({group.rule for group in groups} - {''})) or 'not stated'}; sensitivities "
         f"are the largest attained at up to {', '.join(f'{rate:g}' for rate in wanted)} false positives per case."
+        + (" Beyond the model's cut-off, candidates that it dropped count as well." if carried_on else "")
     )
     return Froc(pd.concat(points, ignore_index=True), pd.concat(read, ignore_index=True), method)
 
@@ -410,7 +420,9 @@ def _with_key(table: pd.DataFrame, key: dict[str, Any]) -> pd.DataFrame:
 def _froc_points(group: _Group) -> pd.DataFrame:
     found = group.reference[group.reference["detected"] == 1]
     wrong = group.predicted[group.predicted["true_positive"] == 0]
-    for lesions, what in ((found, "found lesion"), (wrong, "false positive")):
+    late = group.reference[(group.reference["detected"] == 0) & group.reference["dropped_confidence"].notna()]
+    late_wrong = group.dropped[group.dropped["true_positive"] == 0]
+    for lesions, what in ((found, "found lesion"), (wrong, "false positive"), (late_wrong, "dropped candidate")):
         missing = ~np.isfinite(lesions["confidence"].to_numpy(dtype=np.float64))
         if missing.any():
             row = lesions[missing].iloc[0]
@@ -419,13 +431,17 @@ def _froc_points(group: _Group) -> pd.DataFrame:
                 advice="Evaluate with the probability map or the confidences of the predicted lesions.",
                 case_id=row["case_id"],
             )
-    hits, misses = (np.sort(part["confidence"].to_numpy(dtype=np.float64)) for part in (found, wrong))
+    hits, misses = (
+        np.sort(np.concatenate([kept["confidence"], dropped[column]]).astype(np.float64))
+        for kept, dropped, column in ((found, late, "dropped_confidence"), (wrong, late_wrong, "confidence"))
+    )
     thresholds = np.append(np.inf, np.unique(np.concatenate([hits, misses]))[::-1])
     n_found = hits.size - np.searchsorted(hits, thresholds, side="left")
     n_wrong = misses.size - np.searchsorted(misses, thresholds, side="left")
     n_lesions, n_cases = len(group.reference), len(group.cases)
     sensitivity = n_found / n_lesions if n_lesions else np.full(thresholds.size, np.nan)
-    columns = (thresholds, sensitivity, n_wrong / n_cases, n_found, n_wrong, n_lesions, n_cases)
+    cut = max([*late["dropped_confidence"], *late_wrong["confidence"]], default=-np.inf)
+    columns = (thresholds, sensitivity, n_wrong / n_cases, n_found, n_wrong, n_lesions, n_cases, thresholds <= cut)
     return pd.DataFrame(dict(zip(FROC_COLUMNS, columns, strict=True)))
 
 

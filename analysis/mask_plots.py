@@ -63,7 +63,7 @@ def plot_froc(froc: Froc, *, ax: Axes | None = None) -> Axes:
     -------
     Axes
         The horizontal axis is linear up to 1/8 and logarithmic beyond, with ticks at LUNA16's rates; a curve stops at
-        its last threshold.
+        its last threshold. A dot marks the model's own cut-off; beyond it the line is thin.
     """
     ax = _axes(ax, height=3.4)
     by = [name for name in froc.points.columns if name not in FROC_COLUMNS]
@@ -71,8 +71,11 @@ def plot_froc(froc: Froc, *, ax: Axes | None = None) -> Axes:
         text = f"{_title(name) or 'All cases'} ({_count(curve['n_lesions'].iloc[0], 'lesion')})"
         colour = _colour(name, i)
         x, y = curve["fp_per_case"].to_numpy(), curve["sensitivity"].to_numpy()
-        ax.plot(x, y, color=colour, linestyle=DASHES[i % 4], linewidth=1.6, drawstyle="steps-post", label=text)
-        ax.plot(x[-1:], y[-1:], "o", color=colour, markersize=3.5)
+        own = int((~curve["dropped"].to_numpy(bool)).sum())
+        steps: dict[str, Any] = {"color": colour, "linestyle": DASHES[i % 4], "drawstyle": "steps-post"}
+        ax.plot(x[:own], y[:own], linewidth=1.6, label=text, **steps)
+        ax.plot(x[own - 1 :], y[own - 1 :], linewidth=0.8, **steps)
+        ax.plot(x[own - 1], y[own - 1], "o", color=colour, markersize=3.5)
     ax.set_xscale("symlog", linthresh=FROC_RATES[0], linscale=0.6, base=2)
     ax.set_xticks([0, *FROC_RATES], ["0", "1/8", "1/4", "1/2", "1", "2", "4", "8"], minor=False)
     ax.minorticks_off()

@@ -307,6 +307,8 @@ class MaskReport:
             if lesion["froc"] is not None:
                 album.add("froc", lambda ax: plots.plot_froc(lesion["froc"], ax=ax), height=3.2, alt="FROC curve")
                 captions["froc"] = "Recall of lesions against false positives per case."
+                if lesion["froc"].points["dropped"].any():
+                    captions["froc"] += " Dot: cut-off of the model. Thin: with candidates that it dropped."
             album.add(
                 "recall", lambda ax: plots.plot_recall_by_diameter(lesion["recall"], ax=ax), height=3.2,
                 alt="Recall against diameter",

@@ -68,8 +68,9 @@ MASK_COLUMNS: Final = (
 )
 """Columns of a table of mask metrics: long, one row per case, structure (or lesion) and metric.
 
-``lesion_id`` is empty for a whole structure, ``"r1"``, ``"r2"`` ... for reference lesions and ``"p1"``, ``"p2"`` ...
-for predicted ones; ``size_bin`` is the lesion's size stratum; ``convention`` says how the value is defined.
+``lesion_id`` is empty for a whole structure, ``"r1"``, ``"r2"`` ... for reference lesions, ``"p1"``, ``"p2"`` ... for
+predicted ones and ``"d1"``, ``"d2"`` ... for candidates that a model dropped; ``size_bin`` is the lesion's size
+stratum; ``convention`` says how the value is defined.
 """
 
 FAILURE_COLUMNS: Final = ("case_id", "stage", "error", "message", "advice")

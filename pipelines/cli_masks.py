@@ -83,6 +83,9 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--weights-orientation", metavar="AXES", help="axes of the weights' authors, for example RAS")
     parser.add_argument("--patience", type=int, default=0, help="stop after so many epochs without progress (0: never)")
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="0 to 1: how far patches are turned and scaled (1: 30 degrees)"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare patches (default: none)")
     parser.add_argument("--devices", type=int, default=1, help="GPUs (Lightning Fabric)")
     parser.add_argument("--out", required=True, help="model folder to write")
@@ -138,7 +141,7 @@ def _train_masks(options: argparse.Namespace) -> int:
         Cohort.read(options.cohort), options.out, network=options.network or "dynunet", minutes=options.minutes,
         epochs=options.epochs, folds=options.folds, validation_share=options.validation, image=options.image,
         seed=options.seed, plan={name: value for name, value in plan.items() if value is not None},
-        settings={"patience": options.patience, "workers": options.workers, "devices": options.devices},
+        settings={name: getattr(options, name) for name in ("patience", "strength", "workers", "devices")},
         weights=options.weights, weights_orientation=options.weights_orientation,
         resume=not options.restart, n_jobs=options.jobs, backend=options.backend, progress=not options.quiet,
     )  # fmt: skip

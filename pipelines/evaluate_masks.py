@@ -21,7 +21,7 @@ from hybrid.tables import MASK_COLUMNS
 
 from .files import read_exact
 from .runner import Rows, run_cases
-from .segment import LESIONS, MASKS
+from .segment import DROPPED, LESIONS, MASKS
 from .train import SPLITS, split_of
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def evaluate_masks(
         Cases with reference masks; a column ``split`` names each case's set.
     masks : path-like
         Folder written by :func:`segment_cohort` (or holding ``<case_id>.nii.gz``). Its ``lesions.csv`` gives the
-        confidences for the FROC curve.
+        confidences for the FROC curve; what the second look of a cascade dropped (``dropped/``) carries it on.
     out : path-like
         Folder for ``masks.csv`` (the long table), ``tables/``, ``figures/`` and ``report.html``.
     structures : mapping of str to sequence of int, optional
@@ -109,7 +109,8 @@ def evaluate_masks(
         "sizes": list(sizes_mm),
         "convention": convention,
     }
-    settings["confidences"] = _confidences(folder)
+    settings["confidences"] = _confidences(folder.parent / LESIONS, ("case_id", "label", "lesion_id", "confidence"))
+    settings["dropped"] = _confidences(folder.parent / f"{DROPPED}.csv", ("case_id", "lesion_id", "confidence"))
     function = functools.partial(measure_case, **settings)
     results = run_cases(
         function, pairs, stage="evaluate_masks", settings=settings, out=out, n_jobs=n_jobs, backend=backend,
@@ -158,16 +159,20 @@ def _structures(cohort: Cohort) -> dict[str, list[int]]:
 
 
 def _pair(case: Case, folder: Path) -> dict[str, Path]:
-    """Pair the reference and the prediction of a case."""
+    """Pair the reference and the prediction of a case, with what a second look dropped where there is a file of it."""
     reference = next(iter(case.masks.values()), None)
     if reference is None:
         raise InputError("The case has no reference mask.", advice="Fill the column mask.", case_id=case.case_id)
-    return {"reference": reference, "prediction": folder / f"{quote(case.case_id, safe=' ()+,=@')}.nii.gz"}
+    name = f"{quote(case.case_id, safe=' ()+,=@')}.nii.gz"
+    dropped = folder.parent / DROPPED / name
+    return {
+        "reference": reference, "prediction": folder / name, **({DROPPED: dropped} if dropped.is_file() else {})
+    }  # fmt: skip
 
 
 def measure_case(
     case: Case, seed: int, *, structures: Mapping[str, Sequence[int]], lesions: str, rule: str, sizes: Sequence[float],
-    convention: str, confidences: Sequence[Mapping[str, Any]],
+    convention: str, confidences: Sequence[Mapping[str, Any]], dropped: Sequence[Mapping[str, Any]] = (),
 ) -> Rows:  # fmt: skip
     """Rows ``structure, lesion_id, size_bin, metric, value, convention`` of one case."""
     from hybrid.mask_metrics import KITS_TOLERANCES_MM, measure_masks
@@ -184,7 +189,13 @@ def measure_case(
     regions = [np.isin(to_array(mask), list(values)) for mask in (prediction, reference)]
     own = [row for row in confidences if row["case_id"] == case.case_id]
     certain = _confidence_map(to_array(prediction), values, spacing, own) if own or not regions[0].any() else None
-    return rows + _lesion_rows(regions[0], regions[1], spacing, certain, lesions, rule, sizes)
+    rows += _lesion_rows(regions[0], regions[1], spacing, certain, lesions, rule, sizes)
+    if DROPPED in case.mask:
+        path = case.mask[DROPPED]
+        numbers, _ = align_mask(reference, read_mask(path, case_id=case.case_id), case_id=case.case_id, path=path)
+        scores = {int(row["lesion_id"]): float(row["confidence"]) for row in dropped if row["case_id"] == case.case_id}
+        rows += _dropped_rows(to_array(numbers), scores, regions[1], spacing, lesions, rule, sizes)
+    return rows
 
 
 def _structure_rows(table: pd.DataFrame, tolerances: Mapping[str, float], convention: str) -> Rows:
@@ -223,6 +234,24 @@ def _lesion_rows(
     return rows
 
 
+def _dropped_rows(
+    numbers: np.ndarray, scores: Mapping[int, float], reference: np.ndarray, spacing: Sequence[float],
+    structure: str, rule: str, sizes: Sequence[float],
+) -> Rows:  # fmt: skip
+    """Rows of candidates that were dropped, and of the confidence with which they would have found a lesion."""
+    certain = np.zeros(numbers.shape, np.float32)
+    for number, score in scores.items():
+        certain[numbers == number] = score
+    rows = _lesion_rows(numbers > 0, reference, spacing, certain, structure, rule, sizes)
+    result = []
+    for row in rows:
+        if row["lesion_id"].startswith("p"):
+            result.append({**row, "lesion_id": f"d{row['lesion_id'][1:]}"})
+        elif row["metric"] == "confidence":
+            result.append({**row, "metric": "dropped_confidence"})
+    return result
+
+
 def as_long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None = None) -> pd.DataFrame:
     """Put case, patient, site and set before the rows of every case, see :data:`hybrid.tables.MASK_COLUMNS`."""
     parts = []
@@ -235,14 +264,12 @@ def as_long_table(cohort: Cohort, rows: Mapping[str, Rows], split: str | None = 
     return pd.DataFrame(parts, columns=list(MASK_COLUMNS))
 
 
-def _confidences(folder: Path) -> list[dict[str, Any]]:
-    """Rows ``case_id, label, lesion_id, confidence`` of ``lesions.csv`` beside the masks; empty without it."""
-    path = folder.parent / LESIONS
+def _confidences(path: Path, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows with the wanted columns of a table beside the masks; empty without it or them."""
     if not path.is_file():
         return []
     table = read_exact(path, text=("case_id", "patient_id"))
-    wanted = ["case_id", "label", "lesion_id", "confidence"]
-    return list(table[wanted].to_dict("records")) if set(wanted) <= set(table.columns) else []
+    return list(table[list(wanted)].to_dict("records")) if set(wanted) <= set(table.columns) else []
 
 
 def _confidence_map(

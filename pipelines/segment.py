@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 MASKS = "masks"
 LESIONS = "lesions.csv"
+DROPPED = "dropped"
+"""Folder, and name of the table, of what the second look of a cascade dropped."""
 
 
 def segment_cohort(
@@ -47,7 +49,8 @@ def segment_cohort(
         Model folder: one network, an ensemble, or a cascade.
     out : path-like
         Folder for ``masks/<case_id>.nii.gz``, ``lesions.csv``, ``cohort.csv`` (the cohort with these masks),
-        ``failures.csv`` and the cache; a cascade adds ``kidneys/``, ``masses/``, ``classes/`` and ``embeddings.csv``.
+        ``failures.csv`` and the cache; a cascade adds ``kidneys/``, ``masses/``, ``classes/`` and ``embeddings.csv``,
+        and with a second look ``dropped/`` and ``dropped.csv``: what it dropped, for the FROC curve.
     image : str, optional
         Name of the image when cases have several.
     split : {"train"}, optional
@@ -152,10 +155,10 @@ def segment_case(case: Case, seed: int, *, model: str, options: Mapping[str, Any
     rows.append(
         {"table": "case", **identity, "mask": f"{MASKS}/{name}", "lesions": len(found.lesions), **found.details}
     )
-    columns = {"lesion": list(found.lesions.columns), "embedding": list(found.embeddings.columns)}
-    rows.append({"table": "columns", **columns})
-    rows += [{"table": "lesion", **identity, **row} for row in found.lesions.to_dict("records")]
-    rows += [{"table": "embedding", **identity, **row} for row in found.embeddings.to_dict("records")]
+    tables = {"lesion": found.lesions, "embedding": found.embeddings, "dropped": found.dropped}
+    rows.append({"table": "columns", **{kind: list(table.columns) for kind, table in tables.items()}})
+    for kind, table in tables.items():
+        rows += [{"table": kind, **identity, **row} for row in table.to_dict("records")]
     return rows
 
 
@@ -166,7 +169,7 @@ def _files_unchanged(rows: Rows, out: Path) -> bool:
 
 def _write_tables(rows: Rows, out: Path) -> None:
     """Write the tables of all cases; one without rows has its columns all the same."""
-    names = {"lesion": LESIONS, "embedding": "embeddings.csv", "case": "segmented.csv"}
+    names = {"lesion": LESIONS, "embedding": "embeddings.csv", "dropped": f"{DROPPED}.csv", "case": "segmented.csv"}
     known = next((row for row in rows if row["table"] == "columns"), {})
     for kind, name in names.items():
         chosen = [{k: v for k, v in row.items() if k != "table"} for row in rows if row["table"] == kind]

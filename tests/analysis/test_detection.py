@@ -206,6 +206,31 @@ def test_froc_of_cases_without_lesions_is_undefined_but_counts_false_positives()
     assert points["fp_per_case"].iloc[-1] == 0.5
 
 
+def test_dropped_candidates_carry_the_curve_on_and_change_nothing_else(four_cases):
+    dropped = [
+        row("a", "a", "r2", "dropped_confidence", 0.2),  # the missed lesion
+        row("c", "c", "r1", "dropped_confidence", 0.1),  # found already
+        *[row("a", "a", "d1", *part) for part in (("true_positive", 1), ("confidence", 0.2), ("max_diameter_mm", 5))],
+        *[row("d", "d", "d1", *part) for part in (("true_positive", 0), ("confidence", 0.1), ("max_diameter_mm", 5))],
+    ]
+    table = pd.concat([four_cases, pd.DataFrame(dropped, columns=list(MASK_COLUMNS))])
+    points, known = froc(table).points, froc(four_cases).points
+    pd.testing.assert_frame_equal(points[:4], known)
+    assert list(points["threshold"][4:]) == [0.2, 0.1]
+    assert list(points["sensitivity"][4:]) == [1.0, 1.0]
+    assert list(points["fp_per_case"][4:]) == [0.5, 0.75]
+    assert list(points["dropped"]) == [False] * 4 + [True] * 2
+    assert "dropped count as well" in froc(table).method
+    assert "dropped" not in froc(four_cases).method
+    pd.testing.assert_frame_equal(detection_table(table, n_boot=50), detection_table(four_cases, n_boot=50))
+
+
+def test_a_dropped_false_positive_needs_a_confidence(four_cases):
+    dropped = pd.DataFrame([row("d", "d", "d1", "true_positive", 0)], columns=list(MASK_COLUMNS))
+    with pytest.raises(InputError, match="dropped candidate d1 has no confidence"):
+        froc(pd.concat([four_cases, dropped]))
+
+
 def test_each_split_has_its_own_curve(four_cases):
     other = build({"x": ("x", [(9.0, 1, 0.8)], [(1, 0.8)])}, split="train")
     points = froc(pd.concat([four_cases, other])).points

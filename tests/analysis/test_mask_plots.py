@@ -75,6 +75,20 @@ def test_froc_draws_the_points_of_the_table(masks, ax):
     assert list(drawn.get_xdata()) == list(own["fp_per_case"])
 
 
+def test_froc_is_thin_behind_the_cut_off_of_the_model(masks, ax):
+    first = masks[(masks["split"] == "test") & (masks["lesion_id"] != "")].iloc[0]
+    rows = [{**first, "lesion_id": "d1", "metric": name, "value": value, "convention": "any_overlap"}
+            for name, value in (("true_positive", 0.0), ("confidence", 1e-6))]  # fmt: skip
+    curve = froc(pd.concat([masks, pd.DataFrame(rows)]))
+    plot_froc(curve, ax=ax)
+    own = curve.points.query("split == 'test'")
+    thick, thin, dot = (line for line in ax.lines if line.get_color() == ax.lines[-1].get_color())
+    assert list(thick.get_xdata()) == list(own["fp_per_case"][:-1])
+    assert list(thin.get_xdata()) == list(own["fp_per_case"][-2:])
+    assert thin.get_linewidth() < thick.get_linewidth()
+    assert dot.get_xdata() == own["fp_per_case"].iloc[-2]
+
+
 def test_recall_draws_each_bin_and_each_lesion(masks, ax):
     curve = recall_by_diameter(masks, n_bins=2)
     plot_recall_by_diameter(curve, ax=ax)

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
+from hybrid.analysis import froc
 from hybrid.cases import Case, Cohort
 from hybrid.deep.segmentation.segmenter import load_segmenter
 from hybrid.errors import HybridError, InputError, LeakageError
@@ -177,6 +178,31 @@ def test_dice_of_the_table_is_that_of_the_masks(trained, tmp_path):
             (table["case_id"] == case.case_id) & (table["structure"] == "label_1") & (table["metric"] == "dice")
         ]
         assert row["value"].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_a_second_look_dropped_carries_the_froc_curve_on(tmp_path):
+    shape = (20, 20, 20)
+    reference, drawn, dropped = (np.zeros(shape, np.uint8) for _ in range(3))
+    reference[2:6, 2:6, 2:6] = reference[12:16, 12:16, 12:16] = 1
+    drawn[2:6, 2:6, 2:6] = 1
+    dropped[12:16, 12:16, 12:15], dropped[2:5, 14:17, 2:5] = 1, 2
+    for name, values in (("reference.nii.gz", reference), ("masks/a.nii.gz", drawn), ("dropped/a.nii.gz", dropped)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / name))
+    known = {"case_id": ["a"], "patient_id": ["a"], "label": [1], "lesion_id": [1], "confidence": [0.9]}
+    pd.DataFrame(known).to_csv(tmp_path / "lesions.csv", index=False)
+    known = {"case_id": ["a", "a"], "patient_id": ["a", "a"], "lesion_id": [1, 2], "confidence": [0.3, 0.2]}
+    pd.DataFrame(known).to_csv(tmp_path / "dropped.csv", index=False)
+    cohort = Cohort([Case("a", "a", tmp_path / "reference.nii.gz", tmp_path / "reference.nii.gz")])
+    table = evaluate_masks(cohort, tmp_path, tmp_path / "out", report=False, progress=False)
+    wide = table[table["lesion_id"] != ""].pivot_table(index="lesion_id", columns="metric", values="value")
+    assert wide["detected"].dropna().to_dict() == {"r1": 1, "r2": 0}
+    assert wide["dropped_confidence"].dropna().to_dict() == pytest.approx({"r2": 0.3})
+    assert wide["true_positive"].dropna().to_dict() == {"d1": 1, "d2": 0, "p1": 1}
+    assert wide["confidence"].dropna().to_dict() == pytest.approx({"r1": 0.9, "p1": 0.9, "d1": 0.3, "d2": 0.2})
+    points = froc(table).points
+    assert list(points["sensitivity"]) == [0.0, 0.5, 1.0, 1.0]
+    assert list(points["fp_per_case"]) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_missing_prediction_is_a_failure_not_a_zero(trained, tmp_path):

@@ -44,17 +44,20 @@ def intensity_changes() -> Compose:
     ])  # fmt: skip
 
 
-def random_matrix(spacing: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Rotation and scaling in voxel coordinates, shape (3, 3); about the z axis only where slices are thick."""
+def random_matrix(spacing: Sequence[float], rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
+    """Rotation and scaling in voxel coordinates, shape (3, 3); about the z axis only where slices are thick.
+
+    A ``strength`` below 1 shortens the ranges of the angles and of the factor.
+    """
     matrix = np.eye(3)
     if rng.random() < ROTATION_PROBABILITY:
-        angles = rng.uniform(-MAX_ROTATION, MAX_ROTATION, 3)
+        angles = strength * rng.uniform(-MAX_ROTATION, MAX_ROTATION, 3)
         if max(spacing) / min(spacing) >= ANISOTROPY:
             angles[np.arange(3) != int(np.argmax(spacing))] = 0
         for axis, angle in enumerate(angles):
             matrix = matrix @ _rotation(axis, angle)
     if rng.random() < SCALING_PROBABILITY:
-        matrix = matrix * rng.uniform(*SCALING)
+        matrix = matrix * (1 + strength * (rng.uniform(*SCALING) - 1))
     voxel = np.asarray(spacing, dtype=float)
     return matrix * voxel[None, :] / voxel[:, None]
 
@@ -148,6 +151,7 @@ def random_patch(
     seed: Sequence[int],
     *,
     augment: bool = True,
+    strength: float = 1.0,
     calm: bool = False,
     fill: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +169,8 @@ def random_patch(
         Of everything random here.
     augment : bool
         Change space and intensities; otherwise only cut.
+    strength : float
+        See :func:`random_matrix`.
     calm : bool
         Of the changes, only mirror: the voxels stay as they were measured.
     fill : float, optional
@@ -177,7 +183,7 @@ def random_patch(
     """
     rng = np.random.default_rng(seed)
     centre = _centre(image.shape, places, plan, rng)
-    matrix = random_matrix(plan.spacing, rng) if augment and not calm else np.eye(3)
+    matrix = random_matrix(plan.spacing, rng, strength=strength) if augment and not calm else np.eye(3)
     values, region = cut_patch(image, labels, centre, plan.patch, matrix, fill=fill)
     if not augment:
         return values, region

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from scipy import ndimage
 
 from hybrid.errors import InputError
 from hybrid.images import from_array
@@ -147,15 +148,16 @@ class RenalCascade:
         Returns
         -------
         SegmentedCase
-            ``mask`` (1 kidney, 2 mass); ``maps`` with ``kidney``, ``mass`` (numbered masses) and ``class``; one row per
-            mass with class probabilities; embeddings.
+            ``mask`` (1 kidney, 2 mass); ``maps`` with ``kidney``, ``mass`` (numbered masses), ``class`` and ``dropped``
+            (numbered); one row per mass with class probabilities; embeddings.
         """
         begin = time.monotonic()
         scan = open_scan(image, case_id=case_id)
         coarse, fine = self._stages(scan)
         scores = self._scores(fine, scan)
-        labels, numbers = self._clean(fine, scan, scores)
+        labels, numbers, refused = self._clean(fine, scan, scores)
         lesions, embeddings = self._masses(numbers, image, scan, fine, scores, case_id)
+        dropped = _scored(refused, fine, scores)
         details = {
             "windows": coarse.windows.total + fine.windows.total,
             "windows_run": coarse.windows.run + fine.windows.run, "seconds": time.monotonic() - begin,
@@ -164,7 +166,9 @@ class RenalCascade:
         maps = {"kidney": back((labels > 0).astype(np.uint8)), "mass": back(numbers.astype(np.uint16))}
         if self.classifier is not None:
             maps["class"] = back(self._class_map(numbers, lesions))
-        return SegmentedCase(back(labels), lesions, maps, embeddings, details)
+        if self.second_look is not None:
+            maps["dropped"] = back(refused)
+        return SegmentedCase(back(labels), lesions, maps, embeddings, dropped, details)
 
     def _stages(self, scan: Scan, *, export: bool = True) -> tuple[Segmentation, Segmentation]:
         """Both segmentation stages, the second one at the kidneys that the first one found."""
@@ -216,31 +220,37 @@ class RenalCascade:
         numbers, table = self._measured(fine, scan)
         return np.concatenate([[0.0], self.second_look.scores(table)])[numbers]
 
-    def _clean(self, fine: Segmentation, scan: Scan, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Labels after the rules of stage 2 and the second look, and the masses numbered by volume."""
+    def _clean(
+        self, fine: Segmentation, scan: Scan, scores: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels after the rules of stage 2 and the second look, and numbers of the masses, kept and dropped by it."""
         labels = fine.labels.copy()
         box = bounding_box(labels)
+        numbers, refused = np.zeros(labels.shape, np.int32), np.zeros(labels.shape, np.uint16)
         if box is None:
-            return labels, np.zeros(labels.shape, np.int32)
-        inside, numbers = labels[box], np.zeros(labels.shape, np.int32)
+            return labels, numbers, refused
+        inside = labels[box]
         kept = keep_kidneys(inside > 0, scan.spacing, self.rules)
         near = widened(kept & (inside == KIDNEY), self.rules.max_distance_mm, scan.spacing)
         found, count = label_lesions(inside == MASS, scan.spacing, min_volume_mm3=self.smallest_mass_mm3)
         close = np.unique(found[near & (found > 0)])
         alone = not (inside == KIDNEY).any()
-        wanted = [number for number in range(1, count + 1) if alone or number in close]
+        allowed = [number for number in range(1, count + 1) if alone or number in close]
+        wanted = allowed
         if scores is not None and self.second_look is not None:
             corner = [part.start for part in box]
-            best = {n: best_score(np.argwhere(found == n) + corner, labels.shape, fine, scores) for n in wanted}
-            wanted = [number for number in wanted if best[number] >= self.second_look.threshold]
-        renumbered = np.zeros(count + 1, np.int32)
-        renumbered[wanted] = np.arange(1, len(wanted) + 1)
+            best = {n: best_score(np.argwhere(found == n) + corner, labels.shape, fine, scores) for n in allowed}
+            wanted = [number for number in allowed if best[number] >= self.second_look.threshold]
         sure = inside if fine.sure is None else fine.sure[box]
-        masses = self._shaped(renumbered[found], sure, scan)
+        masses, others = (
+            self._shaped(_only(found, chosen, count), sure, scan)
+            for chosen in (wanted, [number for number in allowed if number not in wanted])
+        )
         cleaned = np.where(kept & (sure > 0), KIDNEY, 0).astype(np.uint8)
         cleaned[masses > 0] = MASS
         labels[box], numbers[box] = cleaned, masses
-        return labels, numbers
+        refused[box] = label_lesions(others > 0, scan.spacing)[0]
+        return labels, numbers, refused
 
     def _shaped(self, masses: np.ndarray, sure: np.ndarray, scan: Scan) -> np.ndarray:
         """Masses in the shape that stage 2 gives them without weights, where it is large enough to be one."""
@@ -298,6 +308,23 @@ class RenalCascade:
         for row in lesions.itertuples():
             values[row.lesion_id] = self.classes.index(row.predicted_class) + CLASS_OFFSET
         return values[numbers]
+
+
+def _scored(numbers: np.ndarray, fine: Segmentation, scores: np.ndarray | None) -> pd.DataFrame:
+    """Tabulate number and score of each numbered region of the source's grid (canonical orientation)."""
+    best = []
+    if scores is not None:
+        for number, box in enumerate(ndimage.find_objects(numbers), start=1):
+            places = np.argwhere(numbers[box] == number) + [part.start for part in box]
+            best.append(best_score(places, numbers.shape, fine, scores))
+    return pd.DataFrame({"lesion_id": np.arange(1, len(best) + 1), "confidence": np.asarray(best, dtype=float)})
+
+
+def _only(numbers: np.ndarray, chosen: Sequence[int], count: int) -> np.ndarray:
+    """Keep the chosen ones of ``count`` numbered regions, numbered anew."""
+    renumbered = np.zeros(count + 1, np.int32)
+    renumbered[list(chosen)] = np.arange(1, len(chosen) + 1)
+    return renumbered[numbers]
 
 
 def best_score(places: np.ndarray, shape: Sequence[int], fine: Segmentation, scores: np.ndarray) -> float:

@@ -58,6 +58,9 @@ class SegmentedCase:
         Further label maps on the same grid, by name.
     embeddings : DataFrame
         One row per lesion, columns ``deep_0000`` ...; empty when the model has no classifier.
+    dropped : DataFrame
+        One row per candidate that the second look of a cascade dropped: ``lesion_id`` (its number in the map
+        ``dropped``) and ``confidence``; empty for other models.
     details : dict
         Windows run and skipped, seconds.
     """
@@ -66,6 +69,7 @@ class SegmentedCase:
     lesions: pd.DataFrame
     maps: dict[str, sitk.Image] = field(default_factory=dict)
     embeddings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dropped: pd.DataFrame = field(default_factory=pd.DataFrame)
     details: dict[str, Any] = field(default_factory=dict)
 
 

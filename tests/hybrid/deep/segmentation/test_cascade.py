@@ -119,8 +119,14 @@ def test_second_look_drops_masses_and_its_score_is_their_confidence(cascade):
     assert len(found.lesions) == 1
     assert found.lesions["confidence"].item() == pytest.approx(1 / (1 + np.exp(-3)))
     assert (to_array(found.mask)[ball((48, 40, 64), (24, 20, 54), 2)] == 1).all()
+    assert (to_array(found.maps["dropped"])[ball((48, 40, 64), (24, 20, 54), 2)] == 1).all()
+    assert not (to_array(found.maps["dropped"])[to_array(found.mask) != 1]).any()
+    assert found.dropped.to_dict("list") == {"lesion_id": [1], "confidence": [pytest.approx(1 / (1 + np.exp(3)))]}
+    assert "dropped" not in cascade.segment(two_masses()).maps
     kept = replace(looked, second_look=replace(by_density, threshold=0.0)).segment(two_masses())
     assert len(kept.lesions) == 2
+    assert not to_array(kept.maps["dropped"]).any()
+    assert kept.dropped.empty
     assert kept.lesions["confidence"].min() == pytest.approx(1 / (1 + np.exp(3)))
     assert len({cascade.digest, looked.digest, replace(looked, second_look=second_look(0.0)).digest}) == 3
 

@@ -13,6 +13,7 @@ from hybrid.deep.segmentation.inference import choose_windows
 from hybrid.deep.segmentation.preprocessing import voxel_files, write_training_case
 from hybrid.deep.segmentation.training import (
     CHECKPOINT,
+    PatchDataset,
     PreparedCase,
     TrainingSettings,
     growing_patches,
@@ -206,6 +207,8 @@ def test_settings_refuse_nonsense():
         TrainingSettings(minutes=1, epochs=3)
     with pytest.raises(InputError, match="growing"):
         TrainingSettings(growing=1.5)
+    with pytest.raises(InputError, match="strength"):
+        TrainingSettings(strength=-0.1)
 
 
 def test_a_patch_is_a_function_of_its_seed(plan, cases):
@@ -280,6 +283,25 @@ def test_image_and_labels_are_rotated_together():
     assert not np.allclose(matrix, np.eye(3))
     values, region = cut_patch(labels.astype(np.float32), labels, (14.5, 14.5, 14.5), (24, 24, 24), matrix)
     assert ((values[0] > 0.5) == (region[0] > 0)).float().mean() > 0.99
+
+
+def test_strength_shortens_the_ranges_of_turning_and_scaling():
+    for seed in range(20):
+        full, third, none = (
+            random_matrix((1.0, 1.0, 1.0), np.random.default_rng(seed), strength=s) for s in (1.0, 1 / 3, 0.0)
+        )
+        assert np.allclose(none, np.eye(3))
+        scale, smaller = (np.cbrt(np.linalg.det(matrix)) - 1 for matrix in (full, third))
+        assert smaller == pytest.approx(scale / 3)
+        assert np.abs(third / (1 + smaller) - np.eye(3)).max() <= np.abs(full / (1 + scale) - np.eye(3)).max()
+
+
+def test_patches_are_turned_as_the_settings_say(plan, cases):
+    drawn = [
+        PatchDataset(cases, plan, replace(FAST, strength=strength, seed=3), 12)[index][1]
+        for strength in (0.0, 1.0) for index in range(12)
+    ]  # fmt: skip
+    assert any(not torch.equal(still, turned) for still, turned in zip(drawn[:12], drawn[12:], strict=True))
 
 
 def test_thick_slices_are_rotated_in_plane_only():
