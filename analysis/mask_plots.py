@@ -449,7 +449,7 @@ def _overlay(ax: Axes, item: Mapping[str, Any], window: tuple[float, float] | No
             region = np.pad((labels == value).astype(np.float64), 1)
             rows, columns = (np.arange(-1, n + 1) for n in labels.shape)
             ax.contour(columns, rows, region, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=[dash])
-    ax.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
+    ax.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5), anchor="N")  # titles in one line
     ax.set_title(f"{item['title']}\n{item['case_id']}", fontsize=8, color=INK)
 
 
