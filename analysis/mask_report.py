@@ -522,7 +522,8 @@ def _second_look_text(look: Mapping[str, Any]) -> str:
     left_out, allowed = look["left_out"], look["false_positives_allowed"]
     return (
         "The masses that the networks marked were ranked by a logistic regression on measurements of size, density, "
-        f"place and probability and their squares, fitted to {look['masses']} masses and {look['others']} other "
+        "place and probability, their squares and products, fitted to "
+        f"{look['masses']} masses and {look['others']} other "
         f"candidates of {look['patients']} patients whom the network in question was not trained on (candidates, then "
         "fewer false ones: Setio et al. 2017, doi:10.1016/j.media.2017.06.015). Its score is the confidence of a mass. "
         f"The cut-off was fixed there (false positives a patient: at most {allowed:g}): in patients left out of the "

@@ -124,3 +124,15 @@ def test_plain_data_gives_the_same_scores_and_another_version_is_refused():
     assert again == replace(look)
     with pytest.raises(InputError, match="measures other things"):
         SecondLook.from_dict({**content, "features": ["volume"]})
+    with pytest.raises(InputError, match="measures other things"):
+        SecondLook.from_dict({name: value for name, value in content.items() if name != "products"})
+
+
+def test_a_mass_can_be_what_two_measurements_say_together():
+    rng = np.random.default_rng(4)
+    table = pd.DataFrame(rng.normal(size=(400, len(FEATURES))), columns=list(FEATURES))
+    table["is_mass"] = (table["contrast"] * table["depth_mm"] > 0).astype(int)  # neither alone tells anything
+    table["patient_id"] = [f"p{number // 4}" for number in range(400)]
+    look = fit_second_look(table[:200], 50)
+    scores, real = look.scores(table[200:]), table["is_mass"].to_numpy()[200:] == 1
+    assert (scores[real, None] > scores[~real]).mean() > 0.7  # 0.5 without products

@@ -99,9 +99,9 @@ def test_confidence_is_the_probability_of_a_mass_not_of_an_organ(cascade):
 
 def second_look(threshold, **middle):
     """Ranks by what is named: above this value a mass is rather real."""
-    zeros, ones = (0.0,) * len(FEATURES), (1.0,) * len(FEATURES)
+    ones, products = (1.0,) * len(FEATURES), (0.0,) * (len(FEATURES) * (len(FEATURES) + 1) // 2)
     means, linear = (tuple(values.get(n, 0.0) for n in FEATURES) for values in (middle, dict.fromkeys(middle, 1.0)))
-    return SecondLook(means, ones, linear, zeros, 0.0, threshold, {})
+    return SecondLook(means, ones, linear, products, 0.0, threshold, {})
 
 
 def two_masses():
