@@ -22,7 +22,7 @@ from hybrid.tables import MASK_COLUMNS
 from .files import read_exact
 from .runner import Rows, run_cases
 from .segment import DROPPED, LESIONS, MASKS
-from .train import SPLITS, split_of
+from .training_cases import SPLITS, split_of
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from hybrid.files import write_csv
 from hybrid.provenance import versions
 
 from .runner import Rows, run_cases
-from .train import one_image, read_pair
+from .training_cases import one_image, read_pair
 
 if TYPE_CHECKING:
     from hybrid.deep.embeddings import Encoder

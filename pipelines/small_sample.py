@@ -27,7 +27,7 @@ from .files import write_json
 from .mask_features import SOURCES, BothMasks, features_of_both_masks
 from .models import fit_model, validate_model
 from .resample import DeclaredPipeline, bootstrap_632, leave_pair_out, optimism_bootstrap
-from .train import split_of
+from .training_cases import split_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,46 +4,36 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import SimpleITK as sitk
 from joblib import effective_n_jobs
 
-from hybrid.cases import UNNAMED, Case, Cohort
-from hybrid.errors import HybridError, InputError, unknown_name
+from hybrid.cases import Cohort
+from hybrid.errors import HybridError
 from hybrid.files import write_csv
-from hybrid.images import align_mask, read_image, read_mask
 from hybrid.provenance import digest, hashed_patient, versions
 
-from .runner import Rows, Task, TaskResults, run_cases, run_tasks
+from .runner import Rows, Task, run_cases, run_tasks
+from .training_cases import (
+    PREPARED,
+    VALIDATION_SHARE,
+    Fold,
+    all_read,
+    as_fingerprint,
+    fingerprint_case,
+    one_image,
+    prepare_cases,
+    training_folds,
+)
+from .training_progress import ProgressFile, training_bar
 
 logger = logging.getLogger(__name__)
-
-PREPARED = "prepared"
-SPLIT_COLUMN = "split"
-"""Cohort column that says which cases are ``train``, ``validation`` or ``test``; test cases are never touched."""
-
-SPLITS = ("train", "validation", "test", "external")
-
-
-VALIDATION_SHARE: Final = 0.15
-"""Of the patients, without folds."""
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Which cases train a network and which tell it when it is good."""
-
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
 
 
 def train_segmenter(
@@ -105,7 +95,7 @@ def train_segmenter(
         False starts again.
     n_jobs, backend, progress
         See :func:`hybrid.pipelines.run_tasks`: for the preparation of the images, and without a GPU for the networks of
-        several folds, which are then trained side by side on a thread each.
+        several folds, which are then trained side by side, each on its share of the cores.
 
     Returns
     -------
@@ -120,16 +110,115 @@ def train_segmenter(
     WeightsError
         For start weights that cannot be read or do not fit.
     """
+    from hybrid.deep.segmentation.training import TrainingSettings
+
+    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
+    planned = plan_segmenter(
+        one_image(cohort, image), out, chosen, network=network, folds=folds, members=members, plan=plan,
+        validation_share=validation_share, weights=weights, weights_orientation=weights_orientation, **work,
+    )  # fmt: skip
+    train_planned([planned], resume=resume, **work)
+    return planned.out
+
+
+@dataclass(frozen=True)
+class PlannedSegmenter:
+    """A model folder whose networks are planned and whose images are prepared, but not trained.
+
+    Attributes
+    ----------
+    out : Path
+        The model folder.
+    folders : tuple of Path
+        Of each network.
+    folds : tuple of Fold
+        Cases of each network.
+    settings : TrainingSettings
+        Of the first network; each further one has the next seed.
+    cases : Cohort
+        All cases that are trained or validated on.
+    plan : SegmentationPlan
+        Of all networks.
+    prepared : dict of str to PreparedCase
+        By ``case_id``.
+    transfer : Transfer or None
+        Start weights.
+    """
+
+    out: Path
+    folders: tuple[Path, ...]
+    folds: tuple[Fold, ...]
+    settings: Any
+    cases: Cohort
+    plan: Any
+    prepared: dict[str, Any]
+    transfer: Any
+
+    def train(self, number: int, *, resume: bool, progress: bool, monitor: ProgressFile | None = None) -> None:
+        """Train one network, by its number, unless it is there already."""
+        fold = self.folds[number]
+        patients = [self.cases[name].patient_id for name in (*fold.training, *fold.validation)]
+        train_and_save(
+            self.folders[number], self.plan, [self.prepared[name] for name in fold.training],
+            [self.prepared[name] for name in fold.validation], patients,
+            replace(self.settings, seed=self.settings.seed + number), transfer=self.transfer, resume=resume,
+            progress=progress, monitor=monitor,
+        )  # fmt: skip
+
+    def finish(self) -> None:
+        """Write the card of an ensemble, and remove the prepared images."""
+        from hybrid.deep.segmentation.segmenter import save_ensemble
+
+        if len(self.folders) > 1:
+            save_ensemble(self.out, [folder.name for folder in self.folders])
+        shutil.rmtree(self.out / PREPARED)
+        shutil.rmtree(self.out / "cache")
+
+
+def plan_segmenter(
+    cohort: Cohort,
+    out: str | Path,
+    settings: Any,
+    *,
+    network: str = "dynunet",
+    folds: int | None = None,
+    members: int | None = None,
+    validation_share: float = VALIDATION_SHARE,
+    plan: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    weights_orientation: str | None = None,
+    n_jobs: int = 1,
+    backend: str = "loky",
+    progress: bool = True,
+) -> PlannedSegmenter:
+    """Do what :func:`train_segmenter` does before it trains.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        Cases with one image and one mask, see :func:`~.training_cases.one_image`.
+    out : path-like
+        The model folder.
+    settings : TrainingSettings
+        Length, optimiser, seed (of the folds, too).
+    network, folds, members, validation_share, plan, weights, weights_orientation, n_jobs, backend, progress
+        See :func:`train_segmenter`, whose errors are raised.
+
+    Returns
+    -------
+    PlannedSegmenter
+        For :func:`train_planned`.
+    """
     from hybrid.deep.segmentation.foreign import read_checkpoint
     from hybrid.deep.segmentation.planning import describe_plan
-    from hybrid.deep.segmentation.training import TrainingSettings, check_memory
+    from hybrid.deep.segmentation.training import check_memory
     from hybrid.deep.segmentation.transfer import Transfer
 
     out = Path(out)
     checkpoint = None if weights is None else read_checkpoint(weights, orientation=weights_orientation)
     transfer = None if weights is None else Transfer(Path(weights), orientation=weights_orientation)
-    chosen = TrainingSettings(minutes=minutes, epochs=epochs, seed=seed, **(settings or {}))
-    cases, splits = training_folds(one_image(cohort, image), folds, members, validation_share, seed)
+    cases, splits = training_folds(cohort, folds, members, validation_share, settings.seed)
     run = functools.partial(run_cases, out=out, n_jobs=n_jobs, backend=backend, progress=progress)
     prints = all_read(run(fingerprint_case, cases, stage="fingerprint", settings={}), cases)
     trained = {name for fold in splits for name in fold.training}
@@ -138,56 +227,71 @@ def train_segmenter(
     _warn_of_seen(cases, splits, () if checkpoint is None else checkpoint.patients)
     for row in describe_plan(made).itertuples():
         logger.info("%s: %s", row.setting, row.value)
-    at_once = networks_at_once(len(splits), n_jobs)
-    check_memory(made, chosen, networks=at_once)
+    check_memory([made] * networks_at_once(len(splits), n_jobs), settings)
+    folders = [out / f"fold_{number}" for number in range(len(splits))] if len(splits) > 1 else [out]
     prepared = prepare_cases(cases, made, out, run)
-    train = functools.partial(
-        _train_fold, cases=cases, plan=made, prepared=prepared, transfer=transfer, resume=resume,
-        progress=progress and at_once == 1,
-    )  # fmt: skip
-    together = {"n_jobs": n_jobs, "backend": backend, "progress": progress} if at_once > 1 else None
-    _train_folds(out, splits, chosen, train, together)
-    shutil.rmtree(out / PREPARED)
-    shutil.rmtree(out / "cache")
-    return out
+    return PlannedSegmenter(out, tuple(folders), tuple(splits), settings, cases, made, prepared, transfer)
 
 
-def training_folds(
-    cases: Cohort,
-    folds: int | None = None,
-    members: int | None = None,
-    validation_share: float = VALIDATION_SHARE,
-    seed: int = 0,
-) -> tuple[Cohort, list[Fold]]:
-    """Folds that :func:`train_segmenter` trains with these arguments, and their cases."""
-    if members is not None and not 1 <= members <= (folds or 1):
-        raise InputError(
-            f"The 'members' parameter must be from 1 to the number of folds ({folds or 1}); got {members}."
-        )
-    splits = make_folds(cases, folds, validation_share, seed)[:members]
-    known = {name for fold in splits for name in (*fold.training, *fold.validation)}
-    return Cohort(case for case in cases if case.case_id in known), splits
-
-
-def _train_folds(
-    out: Path, splits: Sequence[Fold], settings: Any, train: Callable[[Any, int], Rows],
-    together: Mapping[str, Any] | None,
+def train_planned(
+    planned: Sequence[PlannedSegmenter], *, resume: bool = True, n_jobs: int = 1, backend: str = "loky",
+    progress: bool = True,
 ) -> None:  # fmt: skip
-    """Train a network for every fold, in turn or ``together`` (see :func:`train_together`), each with its own seed."""
-    from hybrid.deep.segmentation.segmenter import save_ensemble
+    """Train the networks of one or several model folders, in turn or side by side.
 
-    names = [f"fold_{number}" if len(splits) > 1 else "" for number in range(len(splits))]
-    trainings = {
-        name: _Training(out / name, fold, replace(settings, seed=settings.seed + number))
-        for number, (name, fold) in enumerate(zip(names, splits, strict=True))
-    }
-    if together is not None:
-        train_together(train, trainings, out, **together)
+    Parameters
+    ----------
+    planned : sequence of PlannedSegmenter
+        Their networks are trained side by side as far as :func:`networks_at_once` allows.
+    resume, n_jobs, backend, progress
+        See :func:`train_segmenter`.
+
+    Raises
+    ------
+    InputError
+        When the memory is too small for the networks that are trained at once.
+    HybridError
+        When a training failed; the others are kept.
+    """
+    from hybrid.deep.segmentation.training import check_memory
+
+    networks = _named(planned)
+    at_once = networks_at_once(len(networks), n_jobs)
+    if at_once == 1:
+        for one, number in networks.values():
+            one.train(number, resume=resume, progress=progress)
     else:
-        for training in trainings.values():
-            train(training, settings.seed)
-    if len(splits) > 1:
-        save_ensemble(out, names)
+        largest = sorted((one.plan for one, _ in networks.values()), key=lambda plan: -plan.memory_gib)
+        check_memory(largest[:at_once], planned[0].settings)
+        function = functools.partial(_train_beside, resume=resume, threads=effective_n_jobs(n_jobs) // at_once)
+        folders = {name: one.folders[number] for name, (one, number) in networks.items()}
+        with training_bar(folders, shown=progress):
+            train_together(function, networks, planned[0].out, n_jobs=n_jobs, backend=backend, progress=False)
+    for one in planned:
+        one.finish()
+
+
+def _named(planned: Sequence[PlannedSegmenter]) -> dict[str, tuple[PlannedSegmenter, int]]:
+    """Networks by the part of their folder in which they differ."""
+    alone = len(planned) == 1 and len(planned[0].folders) > 1
+    base = planned[0].out if alone else Path(os.path.commonpath([one.out.parent for one in planned]))
+    return {
+        folder.relative_to(base).as_posix(): (one, number)
+        for one in planned
+        for number, folder in enumerate(one.folders)
+    }
+
+
+def _train_beside(network: tuple[PlannedSegmenter, int], seed: int, *, resume: bool, threads: int) -> Rows:
+    """Train one network in another process, on its share of the cores."""
+    import torch
+
+    torch.set_num_threads(threads)
+    planned, number = network
+    progress = ProgressFile(planned.folders[number])
+    planned.train(number, resume=resume, progress=False, monitor=progress)
+    progress.finish()
+    return []
 
 
 def _warn_of_seen(cases: Cohort, splits: Sequence[Fold], seen: Sequence[str]) -> None:
@@ -220,190 +324,6 @@ def _hardware_defaults() -> dict[str, Any]:
     import torch
 
     return {"memory_gib": 8.0, "width": 32} if torch.cuda.is_available() else {"memory_gib": 0.5, "width": 16}
-
-
-def one_image(cohort: Cohort, name: str | None) -> Cohort:
-    """Reduce every case to one image and its mask; ``name`` is needed when cases have several."""
-    cohort.require_unique_ids()
-    cases = []
-    for case in cohort:
-        images, masks = case.images, case.masks
-        chosen = name or (next(iter(images)) if len(images) == 1 else UNNAMED)
-        if chosen not in images or chosen not in masks:
-            raise InputError(
-                f"Training needs an image and a mask; found the images {list(images)} and the masks {list(masks)}.",
-                advice="Fill the columns image and mask, or name the image with --image.",
-                case_id=case.case_id,
-            )
-        cases.append(replace(case, image=images[chosen], mask=masks[chosen]))
-    return Cohort(cases)
-
-
-def make_folds(cohort: Cohort, folds: int | None, validation_share: float, seed: int) -> list[Fold]:
-    """Split patients, never cases, into training and validation.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        All cases; those with ``split`` = ``test`` are left out.
-    folds : int, optional
-        Number of folds; each patient validates once.
-    validation_share : float
-        Without folds, the share of patients for validation.
-    seed : int
-        Of the random order.
-
-    Returns
-    -------
-    list of Fold
-        Case ids.
-
-    Raises
-    ------
-    InputError
-        For too few patients or an unknown value in the split column.
-    """
-    declared = {case.case_id: split_of(case) for case in cohort}
-    usable = [case for case in cohort if declared[case.case_id] not in ("test", "external")]
-    patients = sorted({case.patient_id for case in usable})
-    if len(patients) < 2:
-        raise InputError(
-            f"Training needs at least two patients; found {len(patients)}.",
-            advice="Add cases, or check the split column.",
-        )
-    if folds is None and "validation" in declared.values():
-        return [_fold(usable, {case.patient_id for case in usable if declared[case.case_id] == "validation"})]
-    order = np.random.default_rng([seed, 17]).permutation(len(patients))
-    if folds is not None:
-        if not 2 <= folds <= len(patients):
-            raise InputError(f"Expected 2 to {len(patients)} folds (the number of patients); found {folds}.")
-        return [_fold(usable, {patients[i] for i in order[k::folds]}) for k in range(folds)]
-    count = min(len(patients) - 2, math.ceil(validation_share * len(patients))) if validation_share > 0 else 0
-    return [_fold(usable, {patients[i] for i in order[: max(count, 0)]})]
-
-
-def split_of(case: Case) -> str:
-    """Set that the cohort's column ``split`` puts a case into, or an empty text.
-
-    Raises
-    ------
-    InputError
-        For a value that is none of :data:`SPLITS`.
-    """
-    value = case.covariates.get(SPLIT_COLUMN)
-    text = "" if value is None or pd.isna(value) else str(value).strip()
-    if text and text not in SPLITS:
-        raise unknown_name("split", text, SPLITS, case_id=case.case_id)
-    return text
-
-
-def _fold(cases: Sequence[Case], validation: set[str]) -> Fold:
-    return Fold(
-        tuple(case.case_id for case in cases if case.patient_id not in validation),
-        tuple(case.case_id for case in cases if case.patient_id in validation),
-    )
-
-
-def read_pair(case: Case) -> tuple[sitk.Image, sitk.Image]:
-    """Image and mask of a case with one image, the mask on the image's grid."""
-    if not isinstance(case.image, Path) or not isinstance(case.mask, Path):
-        raise InputError("The case needs one image and one mask.", case_id=case.case_id)
-    image = read_image(case.image, case_id=case.case_id)
-    mask, _ = align_mask(image, read_mask(case.mask, case_id=case.case_id), case_id=case.case_id, path=case.mask)
-    return image, mask
-
-
-def fingerprint_case(case: Case, seed: int) -> Rows:
-    """Row of one case for the plan; arrays as lists."""
-    from hybrid.deep.segmentation.planning import fingerprint
-
-    found = fingerprint(*read_pair(case), case_id=case.case_id, seed=seed)
-    return [
-        {**found, "labels": {str(k): v for k, v in found["labels"].items()}, "foreground": found["foreground"].tolist()}
-    ]
-
-
-def as_fingerprint(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo what the cache did to a row of :func:`fingerprint_case`."""
-    labels = {int(value): count for value, count in row["labels"].items()}
-    return {**row, "labels": labels, "foreground": np.asarray(row["foreground"])}
-
-
-def prepare_case(case: Case, seed: int, *, plan: Mapping[str, Any], folder: Path) -> Rows:
-    """Store one case as training reads it."""
-    from hybrid.deep.segmentation.planning import SegmentationPlan
-    from hybrid.deep.segmentation.preprocessing import write_training_case
-
-    path = folder / f"{quote(case.case_id, safe='')}.npz"
-    row = write_training_case(*read_pair(case), SegmentationPlan.from_dict(plan), path, case_id=case.case_id)
-    return [{"path": str(path), **row}]
-
-
-def _is_prepared(path: Path) -> bool:
-    from hybrid.deep.segmentation.preprocessing import voxel_files
-
-    return all(file.is_file() for file in (path, *voxel_files(path)))
-
-
-def prepare_cases(cases: Cohort, plan: Any, out: Path, run: Any) -> dict[str, Any]:
-    """Store all cases as training reads them; ``run`` is :func:`run_cases` with its settings filled in."""
-    from hybrid.deep.segmentation.training import PreparedCase
-
-    content = plan.to_dict()
-    folder = out / PREPARED / digest(content)[:12]
-    function = functools.partial(prepare_case, plan=content, folder=folder)
-    results = run(
-        function,
-        cases,
-        stage="prepare",
-        settings={"plan": content},
-        valid=lambda rows: _is_prepared(Path(rows[0]["path"])),
-    )
-    rows = all_read(results, cases)
-    return {name: PreparedCase(name, Path(row[0]["path"]), row[0]["content"]) for name, row in rows.items()}
-
-
-def all_read(results: TaskResults, cases: Cohort) -> dict[str, Rows]:
-    """Rows of all cases.
-
-    Raises
-    ------
-    InputError
-        When a case failed; all of them are named.
-    """
-    if len(results.failures):
-        first = results.failures.iloc[0]
-        names = ", ".join(results.failures["case_id"])
-        raise InputError(
-            f"{len(results.failures)} of {len(cases)} cases cannot be used for training ({names}). "
-            f"First: {first['message']}",
-            advice=f"{first['advice']} The good cases are kept for the next run.",
-            case_id=str(first["case_id"]),
-        )
-    return results.rows
-
-
-@dataclass(frozen=True)
-class _Training:
-    """One network of an ensemble: where it goes, its cases, and its settings."""
-
-    folder: Path
-    fold: Fold
-    settings: Any
-
-
-def _train_fold(
-    training: _Training, seed: int, *, cases: Cohort, plan: Any, prepared: Mapping[str, Any], transfer: Any,
-    resume: bool, progress: bool,
-) -> Rows:  # fmt: skip
-    """Train one network; a function of its payload, so that another process can do it."""
-    fold = training.fold
-    patients = [cases[name].patient_id for name in (*fold.training, *fold.validation)]
-    train_and_save(
-        training.folder, plan, [prepared[name] for name in fold.training], [prepared[name] for name in fold.validation],
-        patients, training.settings, transfer=transfer, resume=resume, progress=progress,
-    )  # fmt: skip
-    return []
 
 
 def networks_at_once(networks: int, n_jobs: int) -> int:
@@ -445,7 +365,7 @@ def train_together(function: Callable[[Any, int], Rows], trainings: Mapping[str,
 
 def train_and_save(
     out: Path, plan: Any, training: Sequence[Any], validation: Sequence[Any], patients: Sequence[str], settings: Any, *,
-    transfer: Any = None, resume: bool = True, progress: bool = True,
+    transfer: Any = None, resume: bool = True, progress: bool = True, monitor: Callable[..., None] | None = None,
 ) -> None:  # fmt: skip
     """Train one network on prepared cases and write its model folder, unless it is there already.
 
@@ -465,6 +385,8 @@ def train_and_save(
         What is borrowed from another cohort.
     resume, progress : bool
         See :func:`train_segmenter`.
+    monitor : callable, optional
+        See :func:`hybrid.deep.segmentation.training.train_network`.
     """
     from hybrid.deep.fitting import training_machine
     from hybrid.deep.segmentation.segmenter import MODEL_CARD, save_segmenter
@@ -476,7 +398,7 @@ def train_and_save(
         logger.info("%s is trained already.", out)
         return
     trained = train_network(
-        plan, training, validation, out, settings, transfer=transfer, resume=resume, progress=progress
+        plan, training, validation, out, settings, transfer=transfer, resume=resume, progress=progress, monitor=monitor
     )
     start = dict(trained.start)
     hashed = sorted({hashed_patient(patient) for patient in patients} | set(start.pop("patients", [])))

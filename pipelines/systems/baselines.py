@@ -14,7 +14,7 @@ from hybrid.cases import Case, Cohort
 
 from ..evaluate_masks import as_long_table
 from ..runner import Rows, run_cases
-from ..train import read_pair, split_of
+from ..training_cases import read_pair, split_of
 
 ATLAS_CASES: Final = 40
 """Training cases whose masks make the atlas; more change it little."""

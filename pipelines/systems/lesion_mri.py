@@ -23,7 +23,8 @@ from hybrid.provenance import versions
 from ..evaluate_masks import evaluate_masks
 from ..files import read_exact, write_json
 from ..segment import segment_cohort
-from ..train import SPLIT_COLUMN, split_of, train_segmenter
+from ..train import train_segmenter
+from ..training_cases import SPLIT_COLUMN, split_of
 
 logger = logging.getLogger(__name__)
 

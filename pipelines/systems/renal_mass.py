@@ -10,7 +10,7 @@ import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,8 @@ from ..evaluate_masks import DEFAULT_SIZES_MM, evaluate_masks
 from ..files import read_exact, write_json
 from ..runner import Rows, run_cases
 from ..segment import LESIONS, segment_cohort
-from ..train import SPLIT_COLUMN, networks_at_once, read_pair, split_of, train_segmenter, training_folds
+from ..train import PlannedSegmenter, networks_at_once, plan_segmenter, train_planned
+from ..training_cases import SPLIT_COLUMN, one_image, read_pair, split_of, training_folds
 from .baselines import renal_baselines
 from .lesion_mri import split_cohort
 from .second_look import train_second_look
@@ -239,49 +240,66 @@ def train_cascade(
     from hybrid.deep.segmentation.cascade import CascadeRules, save_cascade
 
     folder, rules = Path(folder), CascadeRules()
-    shared: dict[str, Any] = {
-        "network": network, "epochs": epochs, "seed": seed, "resume": resume, "n_jobs": n_jobs, "backend": backend,
-        "progress": progress,
-    }  # fmt: skip
-    part = _minutes(minutes)
+    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
     wanted = {"modality": "ct", **(plan or {})}
     small = _small_network(network, wanted)
-    shared["settings"] = {**small.get("settings", {}), **(settings or {})}
     common = {**small.get("plan", {}), **wanted}
-    logger.info("Stage 1: kidneys at %g mm", kidney_spacing_mm)
-    train_segmenter(
-        cohort, folder / "kidney", minutes=part["kidney"],
-        plan={**common, "spacing": (kidney_spacing_mm,) * 3, "label_map": {2: 1, 3: 1}, "labels": {"kidney": 1}},
-        **shared,
-    )  # fmt: skip
-    logger.info("Stage 2: masses inside the kidneys, %d network(s)", members)
     fine: dict[str, Any] = {} if mass_spacing_mm is None else {"spacing": (mass_spacing_mm,) * 3}
     narrow = {"patch_mm": MASS_PATCH_MM} if small else {}
-    ensemble = _ensemble(cohort, members)
-    train_segmenter(
-        _for_folds(cohort, members), folder / "mass", **ensemble,
-        minutes=None if part["mass"] is None else part["mass"] / math.ceil(members / networks_at_once(members, n_jobs)),
-        plan={**MASS_PLAN, **narrow, **common, **fine, "crop_margin_mm": rules.margin_mm},
-        **shared,
-    )  # fmt: skip
+    part, ensemble = _minutes(minutes, members, n_jobs), _ensemble(cohort, members)
+    length = {**small.get("settings", {}), **(settings or {}), "epochs": epochs, "seed": seed}
+    stages = [
+        _Stage(
+            f"Stage 1: kidneys at {kidney_spacing_mm:g} mm", folder / "kidney", cohort, part["kidney"],
+            {**common, "spacing": (kidney_spacing_mm,) * 3, "label_map": {2: 1, 3: 1}, "labels": {"kidney": 1}},
+        ),
+        _Stage(
+            f"Stage 2: masses inside the kidneys, {members} network(s)", folder / "mass", _for_folds(cohort, members),
+            part["mass"], {**MASS_PLAN, **narrow, **common, **fine, "crop_margin_mm": rules.margin_mm}, ensemble,
+        ),
+    ]  # fmt: skip
+    together = minutes is None and networks_at_once(members + 1, n_jobs) > members
+    for group in [stages] if together else [[stage] for stage in stages]:
+        train_planned([stage.planned(network, length, work) for stage in group], resume=resume, **work)
     cases, folds = training_folds(_for_folds(cohort, members), **ensemble, seed=seed)
     names = [f"mass/fold_{number}" for number in range(members)] if members > 1 else ["mass"]
-    work: dict[str, Any] = {"n_jobs": n_jobs, "backend": backend, "progress": progress}
     wider = replace(rules, mass_weight=MASS_WEIGHT)
     look = train_second_look(
         cases, folder, wider, dict(zip(names, folds, strict=True)), inference=inference, seed=seed, **work
     )
     classified = _train_classes(cohort, folder, kinds, seed, resume=resume, progress=progress)
-    chosen = rules if look is None else wider
-    return save_cascade(folder, chosen, classifier=classified, second_look=look, card={"versions": versions()})
+    used = rules if look is None else wider
+    return save_cascade(folder, used, classifier=classified, second_look=look, card={"versions": versions()})
 
 
-def _minutes(minutes: float | None) -> dict[str, float | None]:
-    """Training time of stages 1 and 2."""
+@dataclass(frozen=True)
+class _Stage:
+    """A segmentation stage before it is trained."""
+
+    title: str
+    folder: Path
+    cohort: Cohort
+    minutes: float | None
+    plan: dict[str, Any]
+    ensemble: dict[str, Any] = field(default_factory=dict)
+
+    def planned(self, network: str, settings: Mapping[str, Any], work: Mapping[str, Any]) -> PlannedSegmenter:
+        """Plan the networks and prepare their images."""
+        from hybrid.deep.segmentation.training import TrainingSettings
+
+        logger.info(self.title)
+        chosen = TrainingSettings(**{**settings, "minutes": self.minutes})
+        return plan_segmenter(
+            one_image(self.cohort, None), self.folder, chosen, network=network, plan=self.plan, **self.ensemble, **work
+        )
+
+
+def _minutes(minutes: float | None, members: int, n_jobs: int) -> dict[str, float | None]:
+    """Training time of stage 1 and of each network of stage 2."""
     if minutes is None:
         return {"kidney": None, "mass": None}
     kidney = min(KIDNEY_SHARE * minutes, KIDNEY_MINUTES)
-    return {"kidney": kidney, "mass": minutes - kidney}
+    return {"kidney": kidney, "mass": (minutes - kidney) / math.ceil(members / networks_at_once(members, n_jobs))}
 
 
 def _small_network(network: str, wanted: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

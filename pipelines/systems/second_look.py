@@ -15,7 +15,7 @@ from hybrid.cases import Case, Cohort
 from hybrid.files import write_csv
 
 from ..runner import Rows, run_cases
-from ..train import Fold, all_read, read_pair
+from ..training_cases import Fold, all_read, read_pair
 
 if TYPE_CHECKING:
     from hybrid.deep.segmentation.candidates import SecondLook

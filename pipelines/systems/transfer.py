@@ -29,7 +29,8 @@ from hybrid.regions import widened
 
 from ..files import write_json
 from ..runner import Rows, run_cases
-from ..train import (
+from ..train import train_and_save, train_segmenter, train_together
+from ..training_cases import (
     SPLIT_COLUMN,
     all_read,
     as_fingerprint,
@@ -38,8 +39,6 @@ from ..train import (
     prepare_cases,
     read_pair,
     split_of,
-    train_and_save,
-    train_together,
 )
 
 logger = logging.getLogger(__name__)
@@ -328,8 +327,6 @@ class TransferStudy:
 
     def _train_shared(self, plan: Any, prepared: Mapping[str, Any]) -> None:
         """Train what the arms share: the auxiliary network, and the one that locates the region."""
-        from ..train import train_segmenter
-
         cases, patients = list(prepared.values()), [case.patient_id for case in self.auxiliary]
         settings = self._settings(self.pretraining_epochs, self.seed)
         common: dict[str, Any] = {"progress": self.work["progress"]}

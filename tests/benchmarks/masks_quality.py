@@ -41,7 +41,7 @@ from hybrid.lesions import label_lesions
 from hybrid.phantoms import ScanStyle, simulate_malformation_cohort, simulate_painted_cohort
 from hybrid.pipelines import evaluate_masks, run_lesion_mri, run_renal_mass, segment_cohort, train_segmenter
 from hybrid.pipelines.systems.renal_mass import MASS_PATCH_MM, MASS_PLAN, ON_CPU
-from hybrid.pipelines.train import read_pair
+from hybrid.pipelines.training_cases import read_pair
 from hybrid.regions import widened
 
 TEST_CASES = 30

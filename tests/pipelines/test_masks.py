@@ -19,7 +19,9 @@ from hybrid.pipelines.cli import main
 from hybrid.pipelines.evaluate_masks import evaluate_masks, overlay_slices
 from hybrid.pipelines.runner import single_thread
 from hybrid.pipelines.segment import segment_cohort
-from hybrid.pipelines.train import make_folds, networks_at_once, train_segmenter
+from hybrid.pipelines.train import networks_at_once, train_segmenter
+from hybrid.pipelines.training_cases import make_folds
+from hybrid.pipelines.training_progress import PROGRESS_FILE
 from hybrid.tables import MASK_COLUMNS
 
 FAST = {"width": 8, "patch": (16, 16, 16)}
@@ -238,6 +240,21 @@ def test_networks_trained_side_by_side_are_those_trained_in_turn(tmp_path):
             assert card["trained_on"]["threads"] == 1
         first, second = ((model / f"fold_{number}" / "model.safetensors").read_bytes() for model in models)
         assert first == second
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU networks are trained in turn")
+def test_networks_side_by_side_share_the_cores_and_one_bar(tmp_path, capsys, monkeypatch):
+    cohort = Cohort.from_csv(write_cohort(tmp_path, count=6, test=1))
+    options = {"network": "unet", "epochs": 2, "folds": 2, "plan": FAST, "settings": CPU}
+    monkeypatch.setattr("hybrid.pipelines.training_progress.SECONDS", 0.05)
+    model = train_segmenter(cohort, tmp_path / "model", n_jobs=4, **options)
+    for number in range(2):
+        card = json.loads((model / f"fold_{number}" / "model.json").read_text(encoding="utf-8"))
+        assert card["trained_on"]["threads"] == 2
+    shown = capsys.readouterr().err
+    assert "training 2 networks: 100%" in shown
+    assert "fold_0=0." in shown
+    assert not list(model.rglob(PROGRESS_FILE))
 
 
 @pytest.mark.parametrize(("networks", "jobs", "at_once"), [(5, 2, 2), (2, 4, 2), (3, 1, 1), (1, 4, 1)])

@@ -16,7 +16,7 @@ from hybrid.deep.segmentation.segmenter import Segmenter
 from hybrid.errors import InputError
 from hybrid.pipelines.systems import second_look
 from hybrid.pipelines.systems.second_look import CANDIDATES, train_second_look
-from hybrid.pipelines.train import Fold
+from hybrid.pipelines.training_cases import Fold
 
 PATIENTS = 10
 

@@ -11,6 +11,7 @@ import torch
 from hybrid.cases import Case, Cohort
 from hybrid.errors import InputError
 from hybrid.phantoms.painted import ScanStyle, paint_ct
+from hybrid.pipelines.runner import single_thread
 from hybrid.pipelines.systems.lesion_mri import run_lesion_mri, split_cohort
 from hybrid.pipelines.systems.renal_mass import _small_network, run_renal_mass, train_cascade
 
@@ -90,6 +91,21 @@ def test_without_a_gpu_both_stages_are_narrow_and_masses_are_learnt_from_small_p
     assert max(cards["kidney"]["plan"]["patch"]) * 16 > 200
     assert cards["mass"]["plan"]["patch"] == [24, 24, 24]  # 96 mm
     assert _small_network("dynunet", {"width": 16}) == _small_network("segresnet", {}) == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the stages are trained in turn")
+def test_both_stages_trained_side_by_side_are_those_trained_in_turn(renal, tmp_path):
+    _, cohort, _ = renal
+    small = Cohort(list(cohort)[:4])
+    options = {"epochs": 1, "members": 1, "kidney_spacing_mm": 16.0, "mass_spacing_mm": 6.0, "settings": {"steps": 3}}
+    with single_thread():
+        for jobs in (1, 2):
+            train_cascade(small, tmp_path / f"jobs_{jobs}", n_jobs=jobs, progress=False, **options)
+    for stage in ("kidney", "mass"):
+        folders = [tmp_path / f"jobs_{jobs}" / stage for jobs in (1, 2)]
+        first, second = ((folder / "model.safetensors").read_bytes() for folder in folders)
+        assert first == second
+        assert sorted(path.name for path in folders[1].iterdir()) == ["curves.csv", "model.json", "model.safetensors"]
 
 
 def test_lesion_mri_shows_all_sets_side_by_side(tmp_path):

@@ -256,8 +256,8 @@ def growing_patches(plan: SegmentationPlan) -> list[tuple[int, int, int]]:
     return found
 
 
-def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks: int = 1) -> None:
-    """Refuse, before the start, a training (of several networks at once) that the memory cannot hold.
+def check_memory(plans: Sequence[SegmentationPlan], settings: TrainingSettings) -> None:
+    """Refuse, before the start, a training that the memory cannot hold; several plans: of networks at once.
 
     Raises
     ------
@@ -266,13 +266,13 @@ def check_memory(plan: SegmentationPlan, settings: TrainingSettings, *, networks
     """
     free = torch.cuda.mem_get_info()[0] if on_gpu(settings.accelerator) else psutil.virtual_memory().available
     available = free / 2**30
-    needed = networks * plan.memory_gib
+    needed = sum(plan.memory_gib for plan in plans)
     if needed > MEMORY_SHARE * available:
         raise InputError(
             f"A training step needs about {needed:.1f} GiB, {available:.1f} GiB are free.",
             advice="Close other programs, or lower the batch, the patch or the width (for example --memory "
-            f"{max(MEMORY_SHARE * available / 2 / networks, 0.2):.1f})"
-            + (", or train one network at a time (--jobs 1)." if networks > 1 else "."),
+            f"{max(MEMORY_SHARE * available / 2 / len(plans), 0.2):.1f})"
+            + (", or train one network at a time (--jobs 1)." if len(plans) > 1 else "."),
         )
 
 
@@ -310,7 +310,8 @@ def train_network(
     stop_after : int, optional
         Leave after so many epochs of this call, as an interruption would.
     monitor : callable, optional
-        Called with each row of the curves; with several devices it must be picklable.
+        Called with each row of the curves, and the share of the training that is done as ``progress`` (0 to 1); with
+        several devices it must be picklable.
 
     Returns
     -------
@@ -331,7 +332,7 @@ def train_network(
         raise InputError(
             f"A frozen encoder and auxiliary cases need training on one device; found devices={settings.devices}."
         )
-    check_memory(plan, settings)
+    check_memory([plan], settings)
     fabric = _fabric(settings, plan)
     train = functools.partial(
         _train, plan=plan, training=list(training), validation=list(validation), folder=Path(folder),
@@ -380,7 +381,7 @@ def _train(
             bar.update(round(100 * run.progress) - bar.n)
             bar.set_postfix(epoch=run.epoch, loss=f"{row['train_loss']:.3f}", dice=f"{run.last_dice:.3f}")
             if monitor is not None and main:
-                monitor(row)
+                monitor({**row, "progress": run.progress})
     run.save()
 
 
