@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ class ProgressFile:
     folder: Path
 
     def __call__(self, row: Mapping[str, Any]) -> None:
-        """Write the share that is done and the validation Dice of an epoch."""
-        self._write({"progress": float(row["progress"]), "dice": float(row["validation_dice"])})
+        """Write the share that is done and, where it was computed after this epoch, the validation Dice."""
+        dice = float(row["validation_dice"])
+        self._write({"progress": float(row["progress"]), **({"dice": dice} if math.isfinite(dice) else {})})
 
     def finish(self) -> None:
         """Write that the network is trained."""

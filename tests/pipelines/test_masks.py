@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hybrid.pipelines.runner import single_thread
 from hybrid.pipelines.segment import segment_cohort
 from hybrid.pipelines.train import networks_at_once, train_segmenter
 from hybrid.pipelines.training_cases import make_folds
-from hybrid.pipelines.training_progress import PROGRESS_FILE
+from hybrid.pipelines.training_progress import PROGRESS_FILE, ProgressFile, training_bar
 from hybrid.tables import MASK_COLUMNS
 
 FAST = {"width": 8, "patch": (16, 16, 16)}
@@ -255,6 +256,18 @@ def test_networks_side_by_side_share_the_cores_and_one_bar(tmp_path, capsys, mon
     assert "training 2 networks: 100%" in shown
     assert "fold_0=0." in shown
     assert not list(model.rglob(PROGRESS_FILE))
+
+
+def test_the_bar_keeps_the_last_dice_that_was_computed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hybrid.pipelines.training_progress.SECONDS", 0.02)
+    monitor = ProgressFile(tmp_path)
+    with training_bar({"kidney": tmp_path}):
+        for progress, dice in ((0.4, 0.9), (0.5, float("nan"))):
+            monitor({"progress": progress, "validation_dice": dice})
+            time.sleep(0.3)
+    assert "50%" in (shown := capsys.readouterr().err)
+    assert "kidney=0.900" in shown
+    assert "nan" not in shown
 
 
 @pytest.mark.parametrize(("networks", "jobs", "at_once"), [(5, 2, 2), (2, 4, 2), (3, 1, 1), (1, 4, 1)])
