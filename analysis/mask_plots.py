@@ -407,7 +407,9 @@ def plot_overlays(
 
     columns = min(max_columns, len(slices))
     n_rows = -(-len(slices) // columns)
-    size = (2.4 * columns, 2.75 * n_rows + 0.3)
+    edges_mm = np.array([np.shape(item["image"]) * np.asarray(item["spacing"], dtype=np.float64) for item in slices])
+    tallest = float(np.max(edges_mm[:, 0] / edges_mm[:, 1]))
+    size = (2.4 * columns, (2.3 * min(tallest, 1.0) + 0.45) * n_rows + 0.3)
     figure, axes = pyplot.subplots(n_rows, columns, figsize=size, layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.set_axis_off()
