@@ -47,7 +47,9 @@ FROC_COLUMNS: Final = (
 )  # fmt: skip
 """Columns that :attr:`Froc.points` adds to those it is grouped by; ``dropped``: the point needs dropped candidates."""
 
-OPERATING_COLUMNS: Final = ("rate", "sensitivity", "threshold", "fp_per_case", "sensitivity_interpolated")
+OPERATING_COLUMNS: Final = (
+    "rate", "sensitivity", "ci_low", "ci_high", "threshold", "fp_per_case", "sensitivity_interpolated",
+)  # fmt: skip
 """Columns that :attr:`Froc.operating_points` adds to those it is grouped by."""
 
 RECALL_POINT_COLUMNS: Final = ("case_id", "patient_id", "lesion_id", "max_diameter_mm", "detected")
@@ -362,7 +364,15 @@ def _rates(totals: FloatArray) -> FloatArray:
         return np.stack([precision, f1, np.where(cases > 0, wrong / cases, np.nan)])
 
 
-def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence[float] = FROC_RATES) -> Froc:
+def froc(
+    table: pd.DataFrame,
+    *,
+    by: Sequence[str] = ("split",),
+    rates: Sequence[float] = FROC_RATES,
+    n_boot: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Froc:
     """Sensitivity against false positives per case over all thresholds of the confidence.
 
     At a threshold, a predicted lesion is reported when its confidence is at least the threshold; a reference lesion is
@@ -380,14 +390,17 @@ def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence
     rates : sequence of float
         False positives per case at which the curve is read; LUNA16's by default (Setio et al. 2017,
         doi:10.1016/j.media.2017.06.015).
+    n_boot, seed, level
+        See :func:`detection_table`.
 
     Returns
     -------
     Froc
         ``operating_points["sensitivity"]`` is the largest one attained by a threshold with no more false positives per
-        case than the rate (0 where there is none). LUNA16's own script interpolates linearly between points instead;
-        ``sensitivity_interpolated`` does, and stays level behind the last point. Groups without reference lesions get
-        NaN.
+        case than the rate (0 where there is none); ``ci_low`` and ``ci_high`` are percentiles of the bootstrap over
+        patients, which reads every draw's own curve at the rate, NaN where all draws are equal. LUNA16's own script
+        interpolates linearly between points instead; ``sensitivity_interpolated`` does, and stays level behind the last
+        point. Groups without reference lesions get NaN.
 
     Raises
     ------
@@ -400,14 +413,17 @@ def froc(table: pd.DataFrame, *, by: Sequence[str] = ("split",), rates: Sequence
     points, read = [], []
     groups = _lesion_groups(table, by)
     for group in groups:
-        curve = _froc_points(group)
+        events = _froc_events(group)
+        curve = _froc_points(group, events)
+        bounds = _froc_bounds(group, events, curve, wanted, {"n_boot": n_boot, "seed": seed, "level": level})
         points.append(_with_key(curve, group.key))
-        read.append(_with_key(_operating_points(curve, wanted), group.key))
+        read.append(_with_key(_operating_points(curve, wanted, bounds), group.key))
     carried_on = any(len(group.dropped) for group in groups)
     method = (
         "Free-response ROC: sensitivity per lesion against false positives per case, cases without lesions included; "
         f"matching rule {' / '.join(sorted({group.rule for group in groups} - {''})) or 'not stated'}; sensitivities "
-        f"are the largest attained at up to {', '.join(f'{rate:g}' for rate in wanted)} false positives per case."
+        f"are the largest attained at up to {', '.join(f'{rate:g}' for rate in wanted)} false positives per case; "
+        f"intervals ({100 * level:g} %) are percentiles of {n_boot} draws of patients."
         + (" Beyond the model's cut-off, candidates that it dropped count as well." if carried_on else "")
     )
     return Froc(pd.concat(points, ignore_index=True), pd.concat(read, ignore_index=True), method)
@@ -417,13 +433,22 @@ def _with_key(table: pd.DataFrame, key: dict[str, Any]) -> pd.DataFrame:
     return table.assign(**key)[[*key, *table.columns]]
 
 
-def _froc_points(group: _Group) -> pd.DataFrame:
-    found = group.reference[group.reference["detected"] == 1]
-    wrong = group.predicted[group.predicted["true_positive"] == 0]
-    late = group.reference[(group.reference["detected"] == 0) & group.reference["dropped_confidence"].notna()]
-    late_wrong = group.dropped[group.dropped["true_positive"] == 0]
-    for lesions, what in ((found, "found lesion"), (wrong, "false positive"), (late_wrong, "dropped candidate")):
-        missing = ~np.isfinite(lesions["confidence"].to_numpy(dtype=np.float64))
+def _froc_events(group: _Group) -> pd.DataFrame:
+    """List found lesions and false positives: ``patient_id, confidence, hit, dropped``.
+
+    ``dropped``: only a candidate that the model dropped is there.
+    """
+    reference, predicted, dropped = group.reference, group.predicted, group.dropped
+    late = reference[(reference["detected"] == 0) & reference["dropped_confidence"].notna()]
+    parts = []
+    for lesions, column, hit, is_dropped, what in (
+        (reference[reference["detected"] == 1], "confidence", True, False, "found lesion"),
+        (predicted[predicted["true_positive"] == 0], "confidence", False, False, "false positive"),
+        (late, "dropped_confidence", True, True, "lesion under a dropped candidate"),
+        (dropped[dropped["true_positive"] == 0], "confidence", False, True, "dropped candidate"),
+    ):
+        values = lesions[column].to_numpy(dtype=np.float64)
+        missing = ~np.isfinite(values)
         if missing.any():
             row = lesions[missing].iloc[0]
             raise InputError(
@@ -431,28 +456,60 @@ def _froc_points(group: _Group) -> pd.DataFrame:
                 advice="Evaluate with the probability map or the confidences of the predicted lesions.",
                 case_id=row["case_id"],
             )
-    hits, misses = (
-        np.sort(np.concatenate([kept["confidence"], dropped[column]]).astype(np.float64))
-        for kept, dropped, column in ((found, late, "dropped_confidence"), (wrong, late_wrong, "confidence"))
-    )
-    thresholds = np.append(np.inf, np.unique(np.concatenate([hits, misses]))[::-1])
+        own = {"patient_id": lesions["patient_id"].to_numpy(), "confidence": values, "hit": hit, "dropped": is_dropped}
+        parts.append(pd.DataFrame(own))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _froc_points(group: _Group, events: pd.DataFrame) -> pd.DataFrame:
+    confidence, hit = events["confidence"].to_numpy(), events["hit"].to_numpy(dtype=bool)
+    hits, misses = np.sort(confidence[hit]), np.sort(confidence[~hit])
+    thresholds = np.append(np.inf, np.unique(confidence)[::-1])
     n_found = hits.size - np.searchsorted(hits, thresholds, side="left")
     n_wrong = misses.size - np.searchsorted(misses, thresholds, side="left")
     n_lesions, n_cases = len(group.reference), len(group.cases)
     sensitivity = n_found / n_lesions if n_lesions else np.full(thresholds.size, np.nan)
-    cut = max([*late["dropped_confidence"], *late_wrong["confidence"]], default=-np.inf)
+    cut = confidence[events["dropped"].to_numpy(dtype=bool)].max(initial=-np.inf)
     columns = (thresholds, sensitivity, n_wrong / n_cases, n_found, n_wrong, n_lesions, n_cases, thresholds <= cut)
     return pd.DataFrame(dict(zip(FROC_COLUMNS, columns, strict=True)))
 
 
-def _operating_points(curve: pd.DataFrame, rates: FloatArray) -> pd.DataFrame:
+def _froc_bounds(
+    group: _Group, events: pd.DataFrame, curve: pd.DataFrame, rates: FloatArray, settings: dict[str, Any]
+) -> FloatArray:
+    """Interval of the sensitivity at each rate, shape (rates, 2): every draw of patients has a curve of its own."""
+    totals = _patient_counts(group, 1.0 - group.predicted["true_positive"])
+    number = dict(zip(group.cases["patient_id"], patient_codes(group.cases["patient_id"]), strict=True))
+    patients = events["patient_id"].map(number).to_numpy(dtype=np.intp)
+    steps = np.searchsorted(-curve["threshold"].to_numpy(), -events["confidence"].to_numpy())
+    hit = events["hit"].to_numpy(dtype=bool)
+    found, wrong = np.zeros((2, len(curve), totals.shape[1]))
+    for counts, chosen in ((found, hit), (wrong, ~hit)):
+        np.add.at(counts, (steps[chosen], patients[chosen]), 1.0)
+        counts[:] = counts.cumsum(axis=0)
+
+    def read(weights: FloatArray) -> FloatArray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            false, sensitivity = wrong @ weights / (totals[0] @ weights), found @ weights / (totals[1] @ weights)
+        last = np.stack([(false <= rate).sum(axis=0) - 1 for rate in rates])
+        return np.take_along_axis(sensitivity, last, axis=0)
+
+    drawn = bootstrap(
+        read, np.zeros(totals.shape[1]), n_bootstrap=settings["n_boot"], seed=settings["seed"], n_rows=len(curve)
+    )
+    bounds = drawn.interval(level=settings["level"], kind="percentile")
+    bounds[bounds[:, 0] == bounds[:, 1]] = np.nan
+    return bounds
+
+
+def _operating_points(curve: pd.DataFrame, rates: FloatArray, bounds: FloatArray) -> pd.DataFrame:
     x, y = (curve[name].to_numpy(dtype=np.float64) for name in ("fp_per_case", "sensitivity"))
     last = np.searchsorted(x, rates, side="right") - 1
     ends = np.append(np.diff(x) > 0, True)
     interpolated = np.interp(rates, x[ends], y[ends])
     # The strictest threshold that attains this sensitivity: the same lesions with fewer false positives.
     best = np.array([np.flatnonzero(y == y[i])[0] if np.isfinite(y[i]) else 0 for i in last], dtype=np.intp)
-    columns = (rates, y[best], curve["threshold"].to_numpy()[best], x[best], interpolated)
+    columns = (rates, y[best], *bounds.T, curve["threshold"].to_numpy()[best], x[best], interpolated)
     return pd.DataFrame(dict(zip(OPERATING_COLUMNS, columns, strict=True)))
 
 

@@ -127,7 +127,7 @@ class MaskReport:
             "recall": recall_by_diameter(judged, **self._settings),
         }
         try:
-            found["froc"] = froc(judged)
+            found["froc"] = froc(judged, **self._settings)
         except InputError:  # masks drawn by hand or by another program have no confidences
             found["froc"] = None
         return found
@@ -453,12 +453,16 @@ class MaskReport:
         if not self._lesion_tables or self._lesion_tables["froc"] is None:
             return None
         found = self._lesion_tables["froc"]
-        points = found.operating_points[found.operating_points["split"] == self.judged_split]
-        rows = [
-            Row([Cell(f"{row['rate']:g}"), Cell(number(row["sensitivity"])), Cell(number(row["threshold"], 3))])
-            for row in points.to_dict("records")
-        ]
-        return View("FROC", ["False positives per case, at most", "Recall", "Confidence from"], rows, found.method)
+        rows = []
+        for split, part in found.operating_points.groupby("split", sort=False):
+            rows.append(Row([Cell(SPLIT_NAMES[str(split)])], "group"))
+            for row in part.to_dict("records"):
+                known = np.isfinite(row["ci_low"])
+                below = interval(100 * row["ci_low"], 100 * row["ci_high"], 1) if known else ""
+                recall = Cell(f"{number(100 * row['sensitivity'], 1)} %", below)
+                rows.append(Row([Cell(f"{row['rate']:g}"), recall, Cell(number(row["threshold"], 3))]))
+        columns = ["False positives per case, at most", "Recall", "Confidence from"]
+        return View("Recall at fixed rates of false positives", columns, rows, found.method)
 
     def _classification_view(self, table: pd.DataFrame | None) -> View | None:
         if table is None:

@@ -19,6 +19,7 @@ from hybrid.analysis.detection import (
     size_labels,
 )
 from hybrid.analysis.proportions import clustered_interval, wilson_interval
+from hybrid.analysis.resampling import patient_weights
 from hybrid.errors import InputError
 from hybrid.tables import MASK_COLUMNS
 
@@ -184,6 +185,33 @@ def test_froc_reads_the_attained_sensitivity_at_the_luna_rates(four_cases):
     assert read.loc[0.125, "threshold"] == 0.9
     assert read.loc[0.125, "sensitivity_interpolated"] == pytest.approx(0.375)
     assert read.loc[8.0, "fp_per_case"] == 0.5
+
+
+def test_intervals_of_the_froc_curve_are_those_of_a_loop_over_draws_of_patients():
+    rng = np.random.default_rng(4)
+    cases = {}
+    for i in range(12):
+        found = [(9.0, int(rng.random() < 0.7), round(rng.random(), 1)) for _ in range(rng.integers(0, 4))]
+        predicted = [(1, confidence) for _, hit, confidence in found if hit]
+        cases[f"c{i}"] = (
+            f"p{i % 8}",
+            found,
+            predicted + [(0, round(rng.random(), 1)) for _ in range(rng.integers(0, 4))],
+        )
+    read = froc(build(cases), n_boot=60, seed=3).operating_points.set_index("rate")
+    weights = patient_weights(np.zeros(8, dtype=np.int64), 60, np.random.default_rng(3)).astype(int)
+    draws = []
+    for column in weights.T:
+        drawn = {
+            f"{case}.{copy}": (f"{patient}.{copy}", *rest)
+            for case, (patient, *rest) in cases.items()
+            for copy in range(column[int(patient[1:])])
+        }
+        draws.append(froc(build(drawn), n_boot=1).operating_points["sensitivity"].to_numpy())
+    bounds = np.nanquantile(np.stack(draws), [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(read[["ci_low", "ci_high"]].to_numpy(), bounds.T)
+    assert (read["ci_low"] < read["ci_high"]).all()
+    assert "60 draws of patients" in froc(build(cases), n_boot=60).method
 
 
 def test_operating_point_is_the_strictest_threshold_of_its_sensitivity():
