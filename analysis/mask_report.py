@@ -459,8 +459,8 @@ class MaskReport:
             for row in part.to_dict("records"):
                 known = np.isfinite(row["ci_low"])
                 below = interval(100 * row["ci_low"], 100 * row["ci_high"], 1) if known else ""
-                recall = Cell(f"{number(100 * row['sensitivity'], 1)} %", below)
-                rows.append(Row([Cell(f"{row['rate']:g}"), recall, Cell(number(row["threshold"], 3))]))
+                recall = f"{number(100 * row['sensitivity'], 1)} %" if np.isfinite(row["sensitivity"]) else "–"
+                rows.append(Row([Cell(f"{row['rate']:g}"), Cell(recall, below), Cell(number(row["threshold"], 3))]))
         columns = ["False positives per case, at most", "Recall", "Confidence from"]
         return View("Recall at fixed rates of false positives", columns, rows, found.method)
 
