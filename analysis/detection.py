@@ -24,7 +24,7 @@ from hybrid.tables import require_columns
 
 from .overlap import SPLITS, check_masks
 from .proportions import clustered_interval, is_too_few, patient_codes
-from .resampling import FloatArray, bootstrap
+from .resampling import FloatArray, Statistic, bootstrap
 
 ALL_SIZES: Final = "all"
 """Name of the stratum that holds every lesion."""
@@ -116,6 +116,16 @@ class _Group:
     dropped: pd.DataFrame
     cases: pd.DataFrame
     rule: str
+
+
+@dataclass(frozen=True)
+class _FrocCounts:
+    """What is reported down to each threshold, strictest first; of each patient, shape (thresholds, patients)."""
+
+    thresholds: FloatArray
+    found: FloatArray
+    wrong: FloatArray
+    dropped: NDArray[np.bool_]
 
 
 def size_labels(edges: Sequence[float] = SIZE_EDGES_MM) -> list[str]:
@@ -326,30 +336,45 @@ def _false_positives(group: _Group, settings: dict[str, Any]) -> dict[str, Any]:
     """Precision, F1 and false positives per case, with intervals."""
     wrong = 1.0 - group.predicted["true_positive"]
     counts = _patient_counts(group, wrong)
-    drawn = bootstrap(
-        lambda weights: _rates(counts @ weights), np.zeros(counts.shape[1]), n_bootstrap=settings["n_boot"],
-        seed=settings["seed"],
-    )  # fmt: skip
-    bounds = drawn.interval(level=settings["level"], kind="percentile")
-    bounds[bounds[:, 0] == bounds[:, 1]] = np.nan
+    estimate, bounds = _drawn(lambda weights: _rates(counts @ weights), counts.shape[1], settings)
     result = {"n_predicted": len(group.predicted), "false_positives": int(wrong.sum())}
     for i, name in enumerate(("precision", "f1", "fp_per_case")):
-        result |= {name: drawn.estimate[i], f"{name}_low": bounds[i, 0], f"{name}_high": bounds[i, 1]}
+        result |= {name: estimate[i], f"{name}_low": bounds[i, 0], f"{name}_high": bounds[i, 1]}
     return result
+
+
+def _drawn(
+    statistic: Statistic, patients: int, settings: dict[str, Any], *, n_rows: int | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Estimates and percentile intervals by resampling patients; NaN where all draws are equal."""
+    drawn = bootstrap(
+        statistic, np.zeros(patients), n_bootstrap=settings["n_boot"], seed=settings["seed"], n_rows=n_rows
+    )
+    bounds = drawn.interval(level=settings["level"], kind="percentile")
+    bounds[bounds[:, 0] == bounds[:, 1]] = np.nan
+    return drawn.estimate, bounds
+
+
+def _patient_numbers(group: _Group, rows: pd.DataFrame) -> NDArray[np.intp]:
+    """Give each row the number of its patient among those of the group's cases."""
+    codes = patient_codes(group.cases["patient_id"])
+    return rows["patient_id"].map(dict(zip(group.cases["patient_id"], codes, strict=True))).to_numpy(dtype=np.intp)
+
+
+def _per_patient(group: _Group, rows: pd.DataFrame, values: ArrayLike = 1.0) -> FloatArray:
+    """Sum of the rows' values for each patient of the group's cases."""
+    counts = np.zeros(group.cases["patient_id"].nunique())
+    np.add.at(counts, _patient_numbers(group, rows), np.asarray(values))
+    return counts
 
 
 def _patient_counts(group: _Group, wrong: pd.Series) -> FloatArray:
     """Per patient: cases, reference lesions, detected ones, predicted ones, false positives; shape (5, n_patients)."""
-    codes = patient_codes(group.cases["patient_id"])
-    number = dict(zip(group.cases["patient_id"], codes, strict=True))
-    counts = np.zeros((5, int(codes.max()) + 1))
-    np.add.at(counts[0], codes, 1.0)
-    for row, lesions, values in (
-        (1, group.reference, np.ones(len(group.reference))), (2, group.reference, group.reference["detected"]),
-        (3, group.predicted, np.ones(len(group.predicted))), (4, group.predicted, wrong),
-    ):  # fmt: skip
-        np.add.at(counts[row], lesions["patient_id"].map(number).to_numpy(dtype=np.intp), np.asarray(values))
-    return counts
+    return np.stack([
+        _per_patient(group, group.cases), _per_patient(group, group.reference),
+        _per_patient(group, group.reference, group.reference["detected"]), _per_patient(group, group.predicted),
+        _per_patient(group, group.predicted, wrong),
+    ])  # fmt: skip
 
 
 def _rates(totals: FloatArray) -> FloatArray:
@@ -413,9 +438,9 @@ def froc(
     points, read = [], []
     groups = _lesion_groups(table, by)
     for group in groups:
-        events = _froc_events(group)
-        curve = _froc_points(group, events)
-        bounds = _froc_bounds(group, events, curve, wanted, {"n_boot": n_boot, "seed": seed, "level": level})
+        counts = _froc_counts(group)
+        curve = _froc_points(group, counts)
+        bounds = _froc_bounds(group, counts, wanted, {"n_boot": n_boot, "seed": seed, "level": level})
         points.append(_with_key(curve, group.key))
         read.append(_with_key(_operating_points(curve, wanted, bounds), group.key))
     carried_on = any(len(group.dropped) for group in groups)
@@ -461,45 +486,38 @@ def _froc_events(group: _Group) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _froc_points(group: _Group, events: pd.DataFrame) -> pd.DataFrame:
+def _froc_counts(group: _Group) -> _FrocCounts:
+    events = _froc_events(group)
     confidence, hit = events["confidence"].to_numpy(), events["hit"].to_numpy(dtype=bool)
-    hits, misses = np.sort(confidence[hit]), np.sort(confidence[~hit])
     thresholds = np.append(np.inf, np.unique(confidence)[::-1])
-    n_found = hits.size - np.searchsorted(hits, thresholds, side="left")
-    n_wrong = misses.size - np.searchsorted(misses, thresholds, side="left")
-    n_lesions, n_cases = len(group.reference), len(group.cases)
-    sensitivity = n_found / n_lesions if n_lesions else np.full(thresholds.size, np.nan)
+    steps, patients = np.searchsorted(-thresholds, -confidence), _patient_numbers(group, events)
+    found, wrong = np.zeros((2, thresholds.size, group.cases["patient_id"].nunique()))
+    for counts, chosen in ((found, hit), (wrong, ~hit)):
+        np.add.at(counts, (steps[chosen], patients[chosen]), 1.0)
     cut = confidence[events["dropped"].to_numpy(dtype=bool)].max(initial=-np.inf)
-    columns = (thresholds, sensitivity, n_wrong / n_cases, n_found, n_wrong, n_lesions, n_cases, thresholds <= cut)
+    return _FrocCounts(thresholds, found.cumsum(axis=0), wrong.cumsum(axis=0), thresholds <= cut)
+
+
+def _froc_points(group: _Group, counts: _FrocCounts) -> pd.DataFrame:
+    found, wrong = (part.sum(axis=1).astype(int) for part in (counts.found, counts.wrong))
+    n_lesions, n_cases = len(group.reference), len(group.cases)
+    sensitivity = found / n_lesions if n_lesions else np.full(found.size, np.nan)
+    columns = (counts.thresholds, sensitivity, wrong / n_cases, found, wrong, n_lesions, n_cases, counts.dropped)
     return pd.DataFrame(dict(zip(FROC_COLUMNS, columns, strict=True)))
 
 
-def _froc_bounds(
-    group: _Group, events: pd.DataFrame, curve: pd.DataFrame, rates: FloatArray, settings: dict[str, Any]
-) -> FloatArray:
+def _froc_bounds(group: _Group, counts: _FrocCounts, rates: FloatArray, settings: dict[str, Any]) -> FloatArray:
     """Interval of the sensitivity at each rate, shape (rates, 2): every draw of patients has a curve of its own."""
-    totals = _patient_counts(group, 1.0 - group.predicted["true_positive"])
-    number = dict(zip(group.cases["patient_id"], patient_codes(group.cases["patient_id"]), strict=True))
-    patients = events["patient_id"].map(number).to_numpy(dtype=np.intp)
-    steps = np.searchsorted(-curve["threshold"].to_numpy(), -events["confidence"].to_numpy())
-    hit = events["hit"].to_numpy(dtype=bool)
-    found, wrong = np.zeros((2, len(curve), totals.shape[1]))
-    for counts, chosen in ((found, hit), (wrong, ~hit)):
-        np.add.at(counts, (steps[chosen], patients[chosen]), 1.0)
-        counts[:] = counts.cumsum(axis=0)
+    cases, lesions = _per_patient(group, group.cases), _per_patient(group, group.reference)
 
-    def read(weights: FloatArray) -> FloatArray:
+    def at_rates(weights: FloatArray) -> FloatArray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            false, sensitivity = wrong @ weights / (totals[0] @ weights), found @ weights / (totals[1] @ weights)
-        last = np.stack([(false <= rate).sum(axis=0) - 1 for rate in rates])
+            sensitivity = counts.found @ weights / (lesions @ weights)
+        rate = counts.wrong @ weights / (cases @ weights)
+        last = np.stack([(rate <= wanted).sum(axis=0) - 1 for wanted in rates])
         return np.take_along_axis(sensitivity, last, axis=0)
 
-    drawn = bootstrap(
-        read, np.zeros(totals.shape[1]), n_bootstrap=settings["n_boot"], seed=settings["seed"], n_rows=len(curve)
-    )
-    bounds = drawn.interval(level=settings["level"], kind="percentile")
-    bounds[bounds[:, 0] == bounds[:, 1]] = np.nan
-    return bounds
+    return _drawn(at_rates, cases.size, settings, n_rows=counts.thresholds.size)[1]
 
 
 def _operating_points(curve: pd.DataFrame, rates: FloatArray, bounds: FloatArray) -> pd.DataFrame:
